@@ -1,0 +1,323 @@
+"""What a run leaves behind: scores, and the items they were computed from.
+
+A results directory holds
+
+* ``run.json``: one `RunRecord`, how the results were made;
+* ``scores.jsonl``: one `ScoreRecord` a line, long form, so that every table is one pivot;
+* ``samples/<task>.jsonl.gz``: a `SampleTable`, the items of a task and what each model answered.
+
+Sample tables carry ids, hashes, references, extracted answers and statuses, never item texts.
+Files of schema 1 load for ever (tests/golden/records).
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from fedbench.errors import OutputError, RecordError
+
+SCHEMA = 1
+
+ModelKind = Literal["base", "global", "client", "merged", "central", "local", "reference"]
+Status = Literal["parsed", "unparsed", "failed"]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as plain JSON values, under the names the files use."""
+        return self.model_dump(mode="json", by_alias=True)
+
+
+_R = TypeVar("_R", bound=_Record)  # syntax of 3.12 would shut out 3.11
+
+
+class ModelId(_Record):
+    """Which model was scored. Two records speak of the same model when these are equal."""
+
+    method: str
+    """fedavg, fedprox, local, centralised, base, or the name of a reference row."""
+    seed: int | None = None
+    model_kind: ModelKind
+    model_client: int | None = None
+    """The client whose model this is, for `client` and `local`."""
+    round: int | None = None
+    """Federated rounds (or the local equivalent) the weights have seen."""
+
+    def label(self) -> str:
+        """A short name for people: ``fedavg round 12 seed 0``, ``local client 3 seed 0``."""
+        parts = [self.method]
+        if self.model_client is not None:
+            parts.append(f"client {self.model_client}")
+        if self.round is not None and self.model_kind != "local":
+            parts.append(f"round {self.round}")
+        if self.seed is not None:
+            parts.append(f"seed {self.seed}")
+        return " ".join(parts)
+
+
+class ScoreRecord(_Record):
+    """One score of one model on one task."""
+
+    schema_version: Literal[1] = Field(default=SCHEMA, alias="schema")
+    run: str
+    run_hash: str
+    """Hash of the resolved configuration."""
+    method: str
+    seed: int | None = None
+    model_kind: ModelKind
+    model_client: int | None = None
+    round: int | None = None
+    data_client: int | None = None
+    """The client on whose held-out data the score was taken; None for a shared test set."""
+    group: str | None = None
+    """Subject, category or turn within the task; None for the whole task."""
+    task: str
+    task_version: int
+    task_hash: str
+    variant: str | None = None
+    dataset_revision: str | None = None
+    metric: str
+    value: float | None
+    """None when withheld: nothing was scored, or too large a share failed."""
+    stderr: float | None = None
+    ci_low: float | None = None
+    ci_high: float | None = None
+    ci_method: str | None = None
+    confidence: float = 0.95
+    higher_is_better: bool
+    num_examples: int
+    num_scored: int
+    """Items that count: num_examples - num_failed."""
+    num_failed: int
+    """No answer was obtained; excluded from the score."""
+    num_unparsed: int
+    """The model answered and the answer could not be read; scored as wrong."""
+    num_clusters: int | None = None
+    headline: bool = False
+    """True for the metric that the task is usually quoted by."""
+    selected_by: str | None = None
+    """Why this model stands for its method: ``last``, ``only``; None for points of a curve."""
+    train_examples: int | None = None
+    """Samples whose gradient this model has seen, summed over clients for a federated model."""
+    bytes_communicated: int | None = None
+    """Bytes sent up and down by all clients until this round."""
+    template: str | None = None
+    backend: str | None = None
+    judge: str | None = None
+    rubric_hash: str | None = None
+    weights_hash: str | None = None
+    base_hash: str | None = None
+    fedbench: str
+    created: str
+
+    @property
+    def model(self) -> ModelId:
+        """Which model this score is of."""
+        return ModelId(
+            method=self.method,
+            seed=self.seed,
+            model_kind=self.model_kind,
+            model_client=self.model_client,
+            round=self.round,
+        )
+
+    @property
+    def task_key(self) -> str:
+        """Name of the task with its variant: ``fpb`` or ``fpb:fingpt``."""
+        return task_key(self.task, self.variant)
+
+
+class Answers(_Record):
+    """What one model answered to the items of a `SampleTable`, column by column, in item order."""
+
+    model: ModelId
+    weights_hash: str | None = None
+    backend: str | None = None
+    extracted: list[str | float | None]
+    """The answer as read; None where unparsed or failed."""
+    status: list[Status]
+    errors: dict[int, str] = Field(default_factory=dict)
+    """Reason per failed item, by position."""
+
+
+class SampleTable(_Record):
+    """The items of one task (one variant), and the answers of every model scored on them."""
+
+    schema_version: Literal[1] = Field(default=SCHEMA, alias="schema")
+    task: str
+    task_version: int
+    task_hash: str
+    variant: str | None = None
+    labels: list[str] | None = None
+    """The closed set of answers, where the task has one."""
+    metrics: list[str]
+    headline: str
+    item_ids: list[str]
+    item_hashes: list[str]
+    prompt_hashes: list[str]
+    references: list[str | float]
+    clusters: list[str] | None = None
+    """Items that share a passage or question share a cluster; None when each stands alone."""
+    answers: list[Answers] = Field(default_factory=list)
+
+    @property
+    def task_key(self) -> str:
+        """Name of the task with its variant."""
+        return task_key(self.task, self.variant)
+
+
+class RunRecord(_Record):
+    """How a results directory was made."""
+
+    schema_version: Literal[1] = Field(default=SCHEMA, alias="schema")
+    run: str
+    run_hash: str
+    command: str
+    config: dict[str, Any] | None = None
+    """The resolved run file; None for `score` of a foreign checkpoint."""
+    facts: dict[str, Any] = Field(default_factory=dict)
+    """Counts worth telling: rows dropped, sizes per client, samples used, bytes sent."""
+    packages: dict[str, str]
+    device: str
+    git_commit: str | None = None
+    seconds: dict[str, float] = Field(default_factory=dict)
+    """Wall time per phase."""
+    fedbench: str
+    created: str
+
+
+def task_key(task: str, variant: str | None) -> str:
+    """``fpb`` for a task by itself, ``fpb:fingpt`` for one of its variants."""
+    return task if variant is None else f"{task}:{variant}"
+
+
+def write_scores(directory: Path, scores: Iterable[ScoreRecord]) -> Path:
+    """Write ``scores.jsonl``, whole or not at all."""
+    lines = (json.dumps(score.to_json(), ensure_ascii=False) for score in scores)
+    return write_atomically(directory / "scores.jsonl", "\n".join(lines).encode() + b"\n")
+
+
+def read_scores(path: Path) -> list[ScoreRecord]:
+    """The scores of a results directory, or of one ``scores.jsonl``.
+
+    Raises:
+        RecordError: the file is missing or damaged; the message names file and line.
+    """
+    file = path / "scores.jsonl" if path.is_dir() else path
+    return [_parse(ScoreRecord, row, f"{file}:{n}") for n, row in _json_lines(file)]
+
+
+def write_samples(directory: Path, table: SampleTable) -> Path:
+    """Write one sample table: a header line with the items, then one line per model."""
+    head = table.model_copy(update={"answers": []})
+    rows = [head, *table.answers]
+    text = "".join(json.dumps(row.to_json(), ensure_ascii=False) + "\n" for row in rows)
+    name = table.task_key.replace(":", "@") + ".jsonl.gz"
+    # No name and no time in the header: the same table gives the same bytes.
+    return write_atomically(directory / "samples" / name, gzip.compress(text.encode(), mtime=0))
+
+
+def read_samples(directory: Path) -> dict[str, SampleTable]:
+    """All sample tables of a results directory by task key; empty where none were kept.
+
+    Raises:
+        RecordError: a file is damaged.
+    """
+    tables = {}
+    for file in sorted((directory / "samples").glob("*.jsonl.gz")):
+        rows = list(_json_lines(file))
+        if not rows:
+            raise RecordError(f"{file}: is empty; score the task again")
+        table = _parse(SampleTable, rows[0][1], f"{file}:1")
+        answers = [_parse(Answers, row, f"{file}:{n}") for n, row in rows[1:]]
+        for answer in answers:
+            if not len(answer.extracted) == len(answer.status) == len(table.item_ids):
+                raise RecordError(
+                    f"{file}: {answer.model.label()} has {len(answer.extracted)} answers for "
+                    f"{len(table.item_ids)} items; score the task again"
+                )
+        tables[table.task_key] = table.model_copy(update={"answers": answers})
+    return tables
+
+
+def write_run(directory: Path, record: RunRecord) -> Path:
+    """Write ``run.json``."""
+    text = json.dumps(record.to_json(), ensure_ascii=False, indent=2)
+    return write_atomically(directory / "run.json", text.encode() + b"\n")
+
+
+def read_run(directory: Path) -> RunRecord | None:
+    """The run record of a results directory; None where there is none.
+
+    Raises:
+        RecordError: the file is damaged.
+    """
+    file = directory / "run.json"
+    if not file.exists():
+        return None
+    try:
+        return _parse(RunRecord, json.loads(file.read_bytes()), str(file))
+    except ValueError as error:
+        raise RecordError(f"{file}: is not JSON ({error}); run the same command again") from error
+
+
+def write_atomically(file: Path, content: bytes) -> Path:
+    """Replace a file by new content in one step, so that a kill leaves the old or the new.
+
+    Raises:
+        OutputError: the disk is full, or the place cannot be written.
+    """
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as handle:
+            handle.write(content)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(temporary, file)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OutputError(
+            f"{file}: cannot be written ({error.strerror}); free some space or choose another "
+            "--output, then run the same command again: finished work is kept"
+        ) from error
+    return file
+
+
+def models_of(records: Sequence[ScoreRecord]) -> list[ModelId]:
+    """The distinct models of some scores, in order of first appearance."""
+    return list(dict.fromkeys(record.model for record in records))
+
+
+def _parse(kind: type[_R], row: Any, where: str) -> _R:
+    try:
+        return kind.model_validate(row)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise RecordError(f"{where}: {field}: {first['msg']}; the file is not ours or damaged") from error
+
+
+def _json_lines(file: Path) -> Iterator[tuple[int, Any]]:
+    try:
+        data = file.read_bytes()
+        text = gzip.decompress(data).decode() if file.suffix == ".gz" else data.decode()
+    except FileNotFoundError as error:
+        raise RecordError(f"{file}: does not exist; give a results directory of fedbench") from error
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise RecordError(f"{file}: cannot be read ({error})") from error
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            try:
+                yield number, json.loads(line)
+            except ValueError as error:
+                raise RecordError(f"{file}:{number}: is not JSON ({error})") from error

@@ -16,6 +16,7 @@ follows from the sentiment without noise: learning it is a proxy for the private
 
 import random
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import NamedTuple
 
 SENTIMENTS = ("negative", "neutral", "positive")
@@ -129,7 +130,9 @@ def _reaction_row(headline: _Headline, rng: random.Random) -> Row:
 def _company_names(rng: random.Random) -> list[str]:
     """160 names such as "Talquist Rail"; no two share the first word."""
     stems = [start + end for start in NAME_STARTS.split() for end in NAME_ENDS.split()]
-    return [f"{stem} {rng.choice(NAME_TRADES.split())}" for stem in rng.sample(stems, len(stems))]
+    rng.shuffle(stems)
+    trades = cycle(NAME_TRADES.split())
+    return [f"{stem} {next(trades)}" for stem in stems]
 
 
 NAME_STARTS = "Bel Cas Dor Fen Gal Hol Jun Kel Lor Mor Nev Ost Pel Rud Tal Wen"
@@ -154,18 +157,18 @@ SHARED_FRAMES = (  # in public and test
     "Late on Friday it emerged that {company} {event}.",
     "{company} {event}, its annual report shows.",
 )
-NEW_FRAMES = (  # in test only
-    "In a letter to investors, the board writes that {company} {event}.",
-    "Two people familiar with the matter say {company} {event}.",
-    "{company} {event}, as local newspapers wrote over the weekend.",
+NEW_FRAMES = (  # in test only; their words occur in public, so that no token is untrained
+    "According to its annual report, {company} {event}.",
+    "Sources told reporters that {company} {event}.",
+    "{company} {event}, a filing confirmed today.",
 )
 TRAIN_CONTRASTS = (
     "Despite news that rival {rival} {rival_event}, {company} {event}.",
-    "As its rival {rival} {rival_event}, {company} {event}.",
-    "{company} {event}, while its competitor {rival} {rival_event}.",
+    "As rival {rival} {rival_event}, {company} {event}.",
+    "{company} {event}, while rival {rival} {rival_event}.",
 )
-SHARED_CONTRASTS = ("{company} {event}, whereas its rival {rival} {rival_event}.",)
-NEW_CONTRASTS = ("Unlike its rival {rival}, which {rival_event}, {company} {event}.",)
+SHARED_CONTRASTS = ("{company} {event}, whereas rival {rival} {rival_event}.",)
+NEW_CONTRASTS = ("{company} {event}, as rival {rival} {rival_event}.",)
 
 EVENTS = {
     "negative": (

@@ -15,7 +15,7 @@ from fedbench.data.headlines import SENTIMENTS, generate
 Splits = dict[str, list[dict[str, str]]]
 
 # Update it only together with every result that was reported on this data.
-SHA256_OF_SEED_0 = "TBD"
+SHA256_OF_SEED_0 = "4eec1c7778b6dc9038672741db5daa3ebfa1859b02cd1c6d470ccf11359b29b0"
 
 
 @cache
@@ -111,9 +111,15 @@ def test_three_of_five_plain_test_frames_occur_in_no_other_split() -> None:
         assert not any(wording in row["input"] for row in splits(0)["public"])
 
 
+def test_words_of_new_frames_occur_in_public() -> None:
+    public = {word for row in splits(0)["public"] for word in re.findall(r"\w+", row["input"])}
+    for frame in headlines.NEW_FRAMES + headlines.NEW_CONTRASTS:
+        assert {*re.findall(r"\w+", re.sub(r"{\w+}", "", frame))} <= public
+
+
 def test_a_quarter_of_the_headlines_contrasts_two_companies() -> None:
     for rows in splits(0).values():
-        contrasts = sum("rival" in row["input"] or "competitor" in row["input"] for row in rows)
+        contrasts = sum("rival" in row["input"] for row in rows)
         assert 0.20 < contrasts / len(rows) < 0.30
 
 

@@ -1,0 +1,408 @@
+"""The run file: one YAML, checked at the border and then trusted.
+
+`load_config` reads it, applies ``--set`` overrides and returns a frozen `RunConfig`. Unknown keys
+are refused with the nearest known one, and checks across fields name both. Defaults stand here,
+once; `RunConfig.hash` goes into every record.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_args
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
+
+from fedbench.errors import ConfigError
+from fedbench.federated import BASELINES, make_algorithm
+
+_P = TypeVar("_P", bound=BaseModel)
+Positive = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+class Part(BaseModel):
+    """A part of a configuration: frozen, and without unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Lora(Part):
+    """Low-rank adapters (Hu et al. 2021, https://arxiv.org/abs/2106.09685), made by PEFT."""
+
+    r: Positive = 8
+    alpha: Annotated[float, Field(gt=0)] = 16.0
+    dropout: Fraction = 0.0
+    target_modules: str | tuple[str, ...] = "all-linear"
+
+
+class Pretrain(Part):
+    """A small Llama made within the run from named public text.
+
+    For machines without a hub: the base model is built in minutes, and cached by the hash of
+    everything that shapes it.
+    """
+
+    text: tuple[str, ...]
+    """Data sets (`fedbench list datasets`) whose rows are read; no scored item is among them."""
+    words: tuple[str, ...] = ()
+    """Words that the tokenizer must know although the text lacks them (the label words)."""
+    template: str = "fingpt"
+    vocab_size: Positive = 1536
+    hidden_size: Positive = 128
+    intermediate_size: Positive = 344
+    num_layers: Positive = 2
+    num_heads: Positive = 4
+    initializer_range: Annotated[float, Field(gt=0)] = 0.08
+    max_length: Positive = 160
+    """Longest sequence in tokens; longer rows are cut."""
+    steps: Positive = 500
+    batch_size: Positive = 48
+    learning_rate: Annotated[float, Field(gt=0)] = 3e-3
+    prompt_weight: Annotated[float, Field(ge=0.0, le=1.0)] = 0.02
+    """Loss weight of prompt tokens; answer tokens and plain text weigh 1."""
+    seed: int | None = None
+    """None: the seed of the run, so that every seed has a base of its own."""
+
+
+class ModelConfig(Part):
+    """The base model and what is trained of it."""
+
+    name: str | None = None
+    """Hub id or directory of a base model; leave out when `pretrain` makes one."""
+    revision: str | None = None
+    pretrain: Pretrain | None = None
+    lora: Lora | None = Lora()
+    """None trains all weights."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    attention: Literal["eager", "sdpa"] = "sdpa"
+    matmul_precision: Literal["highest", "high", "medium"] = "highest"
+    """torch.set_float32_matmul_precision: how float32 products may be rounded."""
+
+    @model_validator(mode="after")
+    def _one_base(self) -> ModelConfig:
+        if (self.name is None) == (self.pretrain is None):
+            raise ValueError("model.name and model.pretrain: give exactly one of the two")
+        return self
+
+
+class Iid(Part):
+    """Every client's data come from the same distribution."""
+
+    by: Literal["iid"] = "iid"
+
+
+class Dirichlet(Part):
+    """Each label is spread over clients by a draw from Dirichlet(alpha) (Hsu et al. 2019,
+    https://arxiv.org/abs/1909.06335); small alpha is very non-IID."""
+
+    by: Literal["dirichlet"]
+    alpha: Annotated[float, Field(gt=0)] = 0.5
+
+
+class LabelSkew(Part):
+    """Equal shards: client k draws `shares[j]` of its rows from label (k + j) mod L."""
+
+    by: Literal["label_skew"]
+    shares: tuple[float, ...]
+
+    @model_validator(mode="after")
+    def _sums_to_one(self) -> LabelSkew:
+        if abs(sum(self.shares) - 1.0) > 1e-9:
+            raise ValueError(f"shares sum to {sum(self.shares):g}; they must sum to 1")
+        return self
+
+
+Partition = Annotated[Iid | Dirichlet | LabelSkew, Field(discriminator="by")]
+
+
+class DataConfig(Part):
+    """The clients' private data."""
+
+    train: str
+    """A data set of `fedbench list datasets`, or a YAML file that describes one."""
+    mirror: str | None = None
+    """Directory with a MANIFEST.json that stands in for the hub; FEDBENCH_DATA if unset."""
+    template: str = "chat"
+    """How turns become text, in training and in scoring: a name or a Jinja file."""
+    partition: Partition = Iid()
+    validation: Fraction = 0.1
+    """Share of each client's rows kept for validation."""
+    test: Fraction = 0.1
+    """Share of each client's rows kept for testing."""
+    limit: Positive | None = None
+    """Use only the first rows."""
+    max_length: Positive = 512
+    """Longest training sequence in tokens; prompts are cut at their start to keep the answer."""
+
+    @model_validator(mode="after")
+    def _something_to_train_on(self) -> DataConfig:
+        if self.validation + self.test >= 1.0:
+            raise ValueError(
+                f"data.validation ({self.validation:g}) and data.test ({self.test:g}) leave no "
+                "training rows; lower one of them"
+            )
+        return self
+
+
+class Federation(Part):
+    """Clients, cohorts and rounds."""
+
+    num_clients: Positive = 10
+    clients_per_round: Positive | None = None
+    """None: all of them."""
+    rounds: Positive = 10
+
+    @property
+    def cohort_size(self) -> int:
+        """How many clients train in a round."""
+        return self.clients_per_round or self.num_clients
+
+    @model_validator(mode="after")
+    def _enough_clients(self) -> Federation:
+        if self.cohort_size > self.num_clients:
+            raise ValueError(
+                f"federation.clients_per_round is {self.clients_per_round} but "
+                f"federation.num_clients is {self.num_clients}; lower the first or raise the second"
+            )
+        return self
+
+
+class Local(Part):
+    """What one client does in one round. The optimizer starts afresh every time."""
+
+    max_steps: Positive = 10
+    batch_size: Positive = 16
+    micro_batch_size: Positive | None = None
+    """Sequences per forward pass; None: the whole batch. Gradients are accumulated."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-4
+    final_learning_rate: Annotated[float, Field(ge=0)] | None = None
+    """Cosine over rounds from `learning_rate` to this; None: constant."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    """Clipping of the whole gradient, after the algorithm has changed it; None: no clipping."""
+
+
+class Method(Part):
+    """One way to train: `local`, `centralised`, or a federated algorithm with its options."""
+
+    algorithm: str
+    name: str
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Hyper-parameters, checked against the algorithm's own fields."""
+
+
+def _method(value: Any) -> Any:
+    """Accept ``fedavg`` and ``{algorithm: fedprox, mu: 0.01, name: ...}``."""
+    if isinstance(value, Method):
+        return value
+    if isinstance(value, str):
+        return {"algorithm": value, "name": value}
+    if isinstance(value, dict) and "algorithm" in value:
+        rest = {key: item for key, item in value.items() if key not in ("algorithm", "name")}
+        options = rest.pop("options", {}) | rest
+        name = value.get("name", value["algorithm"])
+        return {"algorithm": value["algorithm"], "name": name, "options": options}
+    raise ValueError("give a name such as fedavg, or a mapping such as {algorithm: fedprox, mu: 1}")
+
+
+class Evaluation(Part):
+    """What is scored, of which rounds, and how."""
+
+    tasks: tuple[str, ...] = ()
+    suite: str | None = None
+    backend: str = "transformers"
+    rounds: str = "last"
+    """Rounds of each federated method that are kept and scored: all, last, or every N."""
+    references: tuple[Literal["majority", "tfidf"], ...] = ()
+    """Rows that need no language model, trained on the clients' pooled training rows."""
+    limit: Positive | None = None
+    """Score only the first items of each task."""
+    batch_tokens: Positive = 8192
+    """Padded tokens per forward pass."""
+    max_failed: Fraction = 0.05
+    """A score is withheld when more than this share of its items failed."""
+
+    @model_validator(mode="after")
+    def _known_rounds(self) -> Evaluation:
+        parse_rounds(self.rounds)
+        if not self.tasks and self.suite is None:
+            raise ValueError("evaluation.tasks and evaluation.suite are both empty; give one")
+        return self
+
+
+class RunConfig(Part):
+    """One run file: several methods and seeds on the same data and model."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    description: str = ""
+    notes: tuple[str, ...] = ()
+    """Sentences shown on the report: what the data are, what a reader must know."""
+    model: ModelConfig
+    data: DataConfig
+    methods: Annotated[tuple[Annotated[Method, BeforeValidator(_method)], ...], Field(min_length=1)]
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+    federation: Federation = Federation()
+    local: Local = Local()
+    evaluation: Evaluation
+
+    @model_validator(mode="after")
+    def _known_algorithms(self) -> RunConfig:
+        for position, method in enumerate(self.methods):
+            try:
+                if method.algorithm not in BASELINES:
+                    make_algorithm(method.algorithm, method.options)
+                elif method.options:
+                    raise ValueError(f"{method.algorithm} takes no options, but has {method.options}")
+            except ValueError as error:
+                raise ValueError(f"methods.{position}: {error}") from error
+        return self
+
+    @model_validator(mode="after")
+    def _distinct(self) -> RunConfig:
+        for field, values in (
+            ("methods", [method.name for method in self.methods]),
+            ("seeds", list(self.seeds)),
+        ):
+            twice = {value for value in values if values.count(value) > 1}
+            if twice:
+                raise ValueError(f"{field}: {sorted(twice)[0]!r} occurs twice; give each its own name")
+        return self
+
+    @property
+    def hash(self) -> str:
+        """Hash of everything that can change a result; texts for the reader are left out."""
+        shape = self.model_dump(mode="json", exclude={"description", "notes"})
+        shape["data"].pop("mirror")  # where the rows lie; what they are is pinned by content
+        return hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:16]
+
+    def to_yaml(self) -> str:
+        """The resolved run file, loadable again."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def parse_rounds(rule: str) -> int | None:
+    """How often rounds are kept: 1 for ``all``, N for ``every N``, None for ``last``.
+
+    Raises:
+        ValueError: the rule is none of these.
+    """
+    if rule in ("all", "last"):
+        return 1 if rule == "all" else None
+    match = re.fullmatch(r"every ([1-9]\d*)", rule)
+    if match is None:
+        raise ValueError(f"rounds {rule!r} is not one of: all, last, every N (such as every 10)")
+    return int(match[1])
+
+
+def is_kept(round: int, last_round: int, rule: str) -> bool:
+    """Whether a round belongs to those the rule names; the last one always does."""
+    step = parse_rounds(rule)
+    return round == last_round or (step is not None and round % step == 0)
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a run file and apply ``key.sub=value`` overrides (values are YAML).
+
+    Raises:
+        ConfigError: the file cannot be read or is wrong; names file and field.
+    """
+    raw = read_yaml(path)
+    for override in overrides:
+        _override(raw, override)
+    return validated(RunConfig, raw, str(path))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file that holds a mapping.
+
+    Raises:
+        ConfigError: it is missing, not YAML, or no mapping.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise ConfigError(f"{path}: there is no such file; give the path of a YAML file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error})") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: is not valid YAML ({error}); mend the line it names") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: holds no mapping; start it with a key such as name:")
+    return raw
+
+
+def validated(kind: type[_P], raw: Any, where: str) -> _P:
+    """Check raw values against a model, with errors for people.
+
+    Raises:
+        ConfigError: names the file, the field, what is wrong and the nearest known key.
+    """
+    try:
+        return kind.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_explain(kind, e, where) for e in error.errors()[:3])) from error
+
+
+def _explain(kind: type[BaseModel], error: ErrorDetails, where: str) -> str:
+    location = [part for part in error["loc"] if part not in ("iid", "dirichlet", "label_skew")]
+    field = ".".join(str(part) for part in location)
+    if error["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(location[-1]), _known_keys(kind), n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "remove it, or see the docs for the keys"
+        return f"{where}: {field}: unknown key; {hint}"
+    if error["type"] == "missing":
+        return f"{where}: {field}: is required; add it"
+    message = error["msg"].removeprefix("Value error, ")
+    given = "" if isinstance(error["input"], dict) else f" (it is {error['input']!r})"
+    return f"{where}: {field + ': ' if field else ''}{message}{given}"
+
+
+def _known_keys(kind: type[BaseModel]) -> set[str]:
+    """Every key of a model and of the models inside it."""
+    keys: set[str] = set()
+    for name, field in kind.model_fields.items():
+        keys.add(name)
+        for inner in _models_within(field.annotation):
+            keys |= _known_keys(inner)
+    return keys
+
+
+def _models_within(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models_within(part)]
+
+
+def _override(raw: dict[str, Any], assignment: str) -> None:
+    key, equals, text = assignment.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set {assignment}: is not key=value; write for example local.max_steps=2")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {assignment}: the value is not YAML ({error})") from error
+    *parents, last = key.split(".")
+    place = raw
+    for part in parents:
+        inner = place.setdefault(part, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"--set {assignment}: {part} is not a mapping in the run file")
+        place = inner
+    place[last] = value

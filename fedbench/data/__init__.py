@@ -1,0 +1,1 @@
+"""Data: where rows come from, how they become turns, and how they are split over clients."""

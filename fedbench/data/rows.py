@@ -1,0 +1,240 @@
+"""Rows of a data set: from a file, the local mirror, or the hub; verified against their pin.
+
+A pin is by content: the number of rows and a hash over the columns that are used. A mirror that
+gives the same rows is as good as the hub, and a data set that changed is refused in words.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import io
+import json
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedbench.config import Fraction, Part
+from fedbench.data import headlines
+from fedbench.errors import DataError, MissingExtraError
+
+MIRROR_VARIABLE = "FEDBENCH_DATA"
+INDEX = "MANIFEST.json"
+Row = dict[str, Any]
+
+GENERATED: dict[str, Callable[[], dict[str, list[dict[str, str]]]]] = {
+    "fedbench/headlines": headlines.generate,
+}
+
+
+class RandomSplit(Part):
+    """The part that ``datasets.Dataset.train_test_split`` calls test, or what it leaves."""
+
+    seed: int
+    test_size: Fraction
+    part: str = "test"
+
+
+class Source(Part):
+    """Where the rows of a data set are, and what they must be."""
+
+    path: str
+    """Hub id, name within the mirror, or a .jsonl, .json, .csv or .parquet file (also .gz)."""
+    config: str | None = None
+    split: str = "train"
+    revision: str | None = None
+    """Commit of the hub repository; None where it could not be looked up (the content is pinned)."""
+    random_split: RandomSplit | None = None
+    columns: tuple[str, ...]
+    """The columns that are used, and hashed."""
+    rows: int | None = None
+    """Expected number of rows of the split, before `random_split`."""
+    sha256: str | None = None
+    """Expected `content_hash` of the split."""
+
+    @property
+    def label(self) -> str:
+        """The data set in words, for messages."""
+        return " ".join(filter(None, [self.path, self.config, f"split {self.split}"]))
+
+
+@dataclass(frozen=True)
+class Mirror:
+    """A directory that stands in for the hub, read through its index."""
+
+    directory: Path
+    entries: tuple[dict[str, Any], ...]
+
+    def find(self, source: Source) -> dict[str, Any] | None:
+        """The index entry of a source; None when the mirror does not hold it."""
+        for entry in self.entries:
+            named = source.path in (entry.get("hub_dataset"), entry.get("name"))
+            right_config = source.config is None or entry.get("hub_config") == source.config
+            if named and right_config and entry.get("split") == source.split:
+                return entry
+        return None
+
+
+def load_rows(source: Source, mirror: str | None = None, *, cut: bool = True) -> list[Row]:
+    """The rows of a source, verified, in their order.
+
+    Args:
+        source: where they are.
+        mirror: directory of the local mirror; FEDBENCH_DATA when None.
+        cut: apply ``random_split``; False gives the whole split.
+
+    Raises:
+        DataError: rows are missing, damaged, empty, lack a column, or are not those pinned.
+    """
+    rows, origin = _read(source, mirror)
+    if not rows:
+        raise DataError(f"{origin}: holds no rows; give a data set with at least one")
+    for column in source.columns:
+        if column not in rows[0]:
+            raise DataError(
+                f"{origin}: has no column {column!r}, only {', '.join(map(repr, rows[0]))}; "
+                "correct the column names or choose another file"
+            )
+    _verify(source, rows, origin)
+    if source.random_split is None or not cut:
+        return rows
+    return [rows[index] for index in _random_split(len(rows), source.random_split)]
+
+
+def content_hash(rows: Sequence[Row], columns: Sequence[str]) -> str:
+    """SHA-256 over the given columns of all rows, in order, as canonical JSON."""
+    digest = hashlib.sha256()
+    for row in rows:
+        values = [row.get(column) for column in columns]
+        digest.update(json.dumps(values, ensure_ascii=False, sort_keys=True).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def open_mirror(directory: str | None) -> Mirror | None:
+    """The mirror at a directory or at FEDBENCH_DATA; None where neither is set.
+
+    Raises:
+        DataError: the directory has no readable index.
+    """
+    place = directory or os.environ.get(MIRROR_VARIABLE)
+    return _open_mirror(Path(place)) if place else None
+
+
+@lru_cache(maxsize=4)
+def _open_mirror(directory: Path) -> Mirror:
+    index = directory / INDEX
+    try:
+        entries = json.loads(index.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{index}: there is no such file; set data.mirror or {MIRROR_VARIABLE} to a directory "
+            f"with a {INDEX}, or unset both to use the hub"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{index}: cannot be read ({error}); it must be a JSON list") from error
+    if not isinstance(entries, list):
+        raise DataError(f"{index}: must be a JSON list of files with hub_dataset, split and file")
+    return Mirror(directory, tuple(entries))
+
+
+def _read(source: Source, mirror_directory: str | None) -> tuple[list[Row], str]:
+    """Rows, and where they came from in words."""
+    if source.path in GENERATED:
+        return list(GENERATED[source.path]()[source.split]), source.label
+    file = Path(source.path)
+    if _format_of(file) is not None:
+        return _read_file(file), str(file)
+    mirror = open_mirror(mirror_directory)
+    entry = mirror.find(source) if mirror else None
+    if mirror and entry:
+        file = mirror.directory / entry["file"]
+        return _read_file(file, entry.get("sha256")), str(file)
+    return _read_hub(source, mirror), source.label
+
+
+def _read_file(file: Path, sha256: str | None = None) -> list[Row]:
+    try:
+        data = file.read_bytes()
+    except FileNotFoundError as error:
+        raise DataError(f"{file}: there is no such file; check the path") from error
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read ({error.strerror}); check the path") from error
+    if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
+        raise DataError(f"{file}: is not the file of the mirror's index (sha256 differs); fetch it again")
+    try:
+        if file.suffix == ".gz":
+            data = gzip.decompress(data)
+        return _parse(data, file)
+    except (OSError, EOFError, ValueError, csv.Error) as error:
+        raise DataError(f"{file}: is damaged ({error}); fetch it again or repair it") from error
+
+
+def _parse(data: bytes, file: Path) -> list[Row]:
+    match _format_of(file):
+        case ".jsonl":
+            # Not splitlines(): texts may hold characters that Python takes for line ends.
+            rows = [json.loads(line) for line in data.decode().split("\n") if line.strip()]
+        case ".json":
+            rows = json.loads(data)
+        case ".csv":
+            rows = list(csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline="")))
+        case _:
+            import pandas
+
+            rows = pandas.read_parquet(io.BytesIO(data)).to_dict("records")
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ValueError("it holds something else than a list of rows with named columns")
+    return rows
+
+
+def _format_of(file: Path) -> str | None:
+    suffix = Path(file.stem).suffix if file.suffix == ".gz" else file.suffix
+    return suffix if suffix in (".jsonl", ".json", ".csv", ".parquet") else None
+
+
+def _read_hub(source: Source, mirror: Mirror | None) -> list[Row]:
+    where = f"the mirror {mirror.directory} does not hold it and " if mirror else ""
+    try:
+        import datasets
+    except ImportError as error:
+        raise MissingExtraError(f"loading {source.label} from the hub", "train") from error
+    try:
+        loaded = datasets.load_dataset(
+            source.path, source.config, split=source.split, revision=source.revision
+        )
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        # What `datasets` raises for no network, no such data set, no such split, or a script.
+        reason = str(error).strip().split("\n")[0]
+        raise DataError(
+            f"{source.label}: {where}the hub did not give it ({reason}); set data.mirror or "
+            f"{MIRROR_VARIABLE} to a mirror that holds it, or check network and access"
+        ) from error
+    return [dict(row) for row in loaded]
+
+
+def _verify(source: Source, rows: Sequence[Row], origin: str) -> None:
+    if source.rows is not None and len(rows) != source.rows:
+        raise DataError(
+            f"{origin}: has {len(rows)} rows where {source.rows} are pinned; "
+            "this is another version of the data set, its scores would not compare"
+        )
+    if source.sha256 is not None and content_hash(rows, source.columns) != source.sha256:
+        raise DataError(
+            f"{origin}: its columns {', '.join(source.columns)} are not the pinned content; "
+            "this is another version of the data set, its scores would not compare"
+        )
+
+
+def _random_split(num_rows: int, rule: RandomSplit) -> list[int]:
+    """Row indices as ``datasets.Dataset.train_test_split(test_size, seed)`` draws them."""
+    order = np.random.default_rng(rule.seed).permutation(num_rows)
+    num_test = math.ceil(rule.test_size * num_rows)
+    chosen = order[:num_test] if rule.part == "test" else order[num_test:]
+    return [int(index) for index in chosen]

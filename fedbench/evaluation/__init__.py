@@ -1,0 +1,1 @@
+"""Tasks, how answers are read, and the scoring of many checkpoints together."""

@@ -1,0 +1,246 @@
+"""What a task is: a YAML file of data, rendered into questions with references.
+
+Python enters only by name (`extract`, `metrics`). A task's hash covers everything that can change
+a score; its version is raised whenever one could, and records keep both.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import jinja2
+from pydantic import Field, model_validator
+
+from fedbench import resources
+from fedbench.config import Part, Positive, read_yaml, validated
+from fedbench.data.rows import Row, Source, load_rows
+from fedbench.data.templates import Turn
+from fedbench.errors import ConfigError, DataError
+from fedbench.evaluation.extract import get_extract
+from fedbench.generation.backend import Question, Sampling
+from fedbench.metrics import get_metric
+
+SUITES = "suites.yaml"
+NOT_TASKS = (SUITES, "datasets.yaml")
+_EXTENSION = ".yaml"
+
+
+class SamplingConfig(Part):
+    """How answers are generated."""
+
+    temperature: float = 0.0
+    max_tokens: Positive = 256
+    stop: tuple[str, ...] = ()
+
+
+class Task(Part):
+    """A benchmark, or one variant of it."""
+
+    name: str
+    version: Positive = 1
+    """Raised whenever a score could change."""
+    description: str = ""
+    citation: str = ""
+    license: str = "unknown"
+    dataset: Source
+    kind: Literal["generate", "choice"] = "generate"
+    prompt: str
+    """Jinja over the columns: what is asked."""
+    input: str = ""
+    """Jinja: the text it is asked about, for templates that set it apart."""
+    reference: str
+    """Jinja: the right answer."""
+    labels: tuple[str, ...] = ()
+    """The closed set of answers; also the choices of kind `choice`."""
+    cluster: str | None = None
+    """Jinja: what items share that are not independent (a passage, a question)."""
+    extract: str = "verbatim"
+    template: str | None = None
+    """The protocol's frame, used where a checkpoint does not bring the one it was trained with."""
+    sampling: SamplingConfig = SamplingConfig()
+    metrics: tuple[str, ...]
+    headline: str = ""
+    """The metric the task is quoted by; the first when empty."""
+    variants: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Protocols that differ: overrides by name, scored as `task:variant`."""
+    variant: str | None = None
+    superseded_by: str | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Task:
+        for metric in self.metrics:
+            _as_value_error(get_metric, metric)
+        _as_value_error(get_extract, self.extract)
+        if self.headline and self.headline not in self.metrics:
+            raise ValueError(f"headline {self.headline!r} is not among metrics {self.metrics}")
+        if self.kind == "choice" and not self.labels:
+            raise ValueError("kind is choice, but labels are empty; list the choices there")
+        return self
+
+    @property
+    def key(self) -> str:
+        """``fpb``, or ``fpb:fingpt`` for a variant."""
+        return self.name if self.variant is None else f"{self.name}:{self.variant}"
+
+    @property
+    def headline_metric(self) -> str:
+        """The metric the task is quoted by."""
+        return self.headline or self.metrics[0]
+
+    @property
+    def hash(self) -> str:
+        """Hash of everything that can change a score."""
+        texts = {"description", "citation", "license", "superseded_by", "variants"}
+        shape = self.model_dump(mode="json", exclude=texts)
+        return hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question of a task with its reference."""
+
+    id: str
+    """Split and position within it: ``test/12``."""
+    hash: str
+    question: Question
+    reference: str
+    cluster: str | None = None
+
+    @property
+    def text(self) -> str:
+        """What overlaps with training data are looked for in."""
+        return "\n".join(turn.input or turn.instruction for turn in self.question.turns)
+
+
+def load_items(
+    task: Task, mirror: str | None = None, limit: int | None = None, seed: int = 0
+) -> list[Item]:
+    """The items of a task, in row order.
+
+    Raises:
+        DataError: the rows cannot be had or are not those pinned, or a reference is no label.
+    """
+    rows = load_rows(task.dataset, mirror)[:limit]
+    fields = {
+        name: jinja2.Environment(undefined=jinja2.StrictUndefined).from_string(text)
+        for name, text in (
+            ("prompt", task.prompt),
+            ("input", task.input),
+            ("reference", task.reference),
+            ("cluster", task.cluster or ""),
+        )
+    }
+    sampling = Sampling(
+        temperature=task.sampling.temperature,
+        max_tokens=task.sampling.max_tokens,
+        stop=task.sampling.stop,
+        seed=seed,
+    )
+    return [_item(task, fields, sampling, row, number) for number, row in enumerate(rows)]
+
+
+def load_tasks(names: Sequence[str], suite: str | None = None) -> list[Task]:
+    """Tasks by name (``fpb``, ``fpb:fingpt``) or YAML path, and those of a suite, each once.
+
+    Raises:
+        ConfigError: unknown task, variant or suite; the nearest is suggested.
+    """
+    wanted = [*names, *(suite_tasks(suite) if suite else ())]
+    return [load_task(name) for name in dict.fromkeys(wanted)]
+
+
+def load_task(name: str) -> Task:
+    """One task by name or by the path of its YAML file, with an optional ``:variant``.
+
+    Raises:
+        ConfigError: there is none such, or its file is wrong.
+    """
+    stem, _, variant = name.partition(":")
+    file = Path(stem) if stem.endswith(_EXTENSION) else _task_file(stem)
+    raw = read_yaml(file)
+    if variant:
+        variants = raw.get("variants") or {}
+        if variant not in variants:
+            known = ", ".join(variants) or "none"
+            raise ConfigError(f"task {stem} has no variant {variant!r}; known are: {known}")
+        raw = raw | variants[variant] | {"variant": variant}
+    return validated(Task, raw, str(file))
+
+
+def task_names() -> list[str]:
+    """The names of all tasks, sorted."""
+    files = resources.directory("tasks").glob(f"*{_EXTENSION}")
+    return sorted(file.stem for file in files if file.name not in NOT_TASKS)
+
+
+def suites() -> dict[str, list[str]]:
+    """All suites: names of sets of tasks."""
+    return {name: list(tasks) for name, tasks in read_yaml(resources.directory("tasks") / SUITES).items()}
+
+
+def suite_tasks(name: str) -> list[str]:
+    """The tasks of a suite.
+
+    Raises:
+        ConfigError: there is no such suite.
+    """
+    table = suites()
+    if name not in table:
+        raise ConfigError(f"unknown suite {name!r}: {_nearest(name, table)}`fedbench list suites` shows all")
+    return table[name]
+
+
+def _task_file(name: str) -> Path:
+    known = task_names()
+    if name not in known:
+        raise ConfigError(f"unknown task {name!r}: {_nearest(name, known)}`fedbench list tasks` shows all")
+    return resources.directory("tasks") / f"{name}{_EXTENSION}"
+
+
+def _nearest(name: str, known: Any) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {near[0]!r}? " if near else ""
+
+
+def _item(
+    task: Task, fields: dict[str, jinja2.Template], sampling: Sampling, row: Row, number: int
+) -> Item:
+    try:
+        text = {name: field.render(row) for name, field in fields.items()}
+    except (jinja2.UndefinedError, TypeError) as error:
+        raise DataError(
+            f"task {task.key}, {task.dataset.label}, row {number}: {error}; the columns are not "
+            "those the task names"
+        ) from error
+    if task.labels and text["reference"] not in task.labels:
+        raise DataError(
+            f"task {task.key}, {task.dataset.label}, row {number}: reference "
+            f"{text['reference']!r} is none of the labels {', '.join(task.labels)}"
+        )
+    values = json.dumps([row.get(column) for column in task.dataset.columns], ensure_ascii=False)
+    return Item(
+        id=f"{task.dataset.split}/{number}",
+        hash=hashlib.sha256(values.encode()).hexdigest()[:16],
+        question=Question(
+            turns=(Turn(text["prompt"], text["input"]),),
+            kind=task.kind,
+            sampling=sampling,
+            choices=task.labels if task.kind == "choice" else (),
+        ),
+        reference=text["reference"],
+        cluster=text["cluster"] or None,
+    )
+
+
+def _as_value_error(look_up: Any, name: str) -> None:
+    """Pydantic turns a ValueError into a message that names the field."""
+    try:
+        look_up(name)
+    except ConfigError as error:
+        raise ValueError(str(error)) from error

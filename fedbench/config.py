@@ -108,7 +108,8 @@ class Iid(Part):
 
 class Dirichlet(Part):
     """Each label is spread over clients by a draw from Dirichlet(alpha) (Hsu et al. 2019,
-    https://arxiv.org/abs/1909.06335); small alpha is very non-IID."""
+    https://arxiv.org/abs/1909.06335); small alpha is very non-IID.
+    """
 
     by: Literal["dirichlet"]
     alpha: Annotated[float, Field(gt=0)] = 0.5
@@ -269,7 +270,9 @@ class RunConfig(Part):
                 if method.algorithm not in BASELINES:
                     make_algorithm(method.algorithm, method.options)
                 elif method.options:
-                    raise ValueError(f"{method.algorithm} takes no options, but has {method.options}")
+                    raise ValueError(
+                        f"{method.algorithm} takes no options, but has {method.options}"
+                    )
             except ValueError as error:
                 raise ValueError(f"methods.{position}: {error}") from error
         return self
@@ -282,7 +285,9 @@ class RunConfig(Part):
         ):
             twice = {value for value in values if values.count(value) > 1}
             if twice:
-                raise ValueError(f"{field}: {sorted(twice)[0]!r} occurs twice; give each its own name")
+                raise ValueError(
+                    f"{field}: {sorted(twice)[0]!r} occurs twice; give each its own name"
+                )
         return self
 
     @property
@@ -357,7 +362,9 @@ def validated(kind: type[_P], raw: Any, where: str) -> _P:
     try:
         return kind.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError("; ".join(_explain(kind, e, where) for e in error.errors()[:3])) from error
+        raise ConfigError(
+            "; ".join(_explain(kind, e, where) for e in error.errors()[:3])
+        ) from error
 
 
 def _explain(kind: type[BaseModel], error: ErrorDetails, where: str) -> str:
@@ -393,7 +400,9 @@ def _models_within(annotation: Any) -> list[type[BaseModel]]:
 def _override(raw: dict[str, Any], assignment: str) -> None:
     key, equals, text = assignment.partition("=")
     if not equals or not key:
-        raise ConfigError(f"--set {assignment}: is not key=value; write for example local.max_steps=2")
+        raise ConfigError(
+            f"--set {assignment}: is not key=value; write for example local.max_steps=2"
+        )
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:

@@ -42,5 +42,6 @@ class MissingExtraError(FedbenchError):
     """An optional package is needed and not installed."""
 
     def __init__(self, purpose: str, extra: str) -> None:
-        super().__init__(f"{purpose} needs packages that are not installed: run "
-                         f"pip install 'fedbench[{extra}]'")
+        super().__init__(
+            f"{purpose} needs packages that are not installed: run pip install 'fedbench[{extra}]'"
+        )

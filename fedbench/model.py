@@ -158,7 +158,9 @@ def set_state(module: Any, state: State) -> None:
     parameters = trainable(module)
     if parameters.keys() != state.keys():
         odd = sorted(parameters.keys() ^ state.keys())[0]
-        raise CheckpointError(f"weights {odd!r} stand on one side only; they belong to another model")
+        raise CheckpointError(
+            f"weights {odd!r} stand on one side only; they belong to another model"
+        )
     with torch.no_grad():
         for name, parameter in parameters.items():
             if parameter.shape != state[name].shape:
@@ -207,13 +209,15 @@ def _read_weights(file: Path) -> State:
             return dict(safetensors.torch.load_file(file))
         # weights_only: a pickle from elsewhere must not run code here.
         state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001 - unpickling hostile bytes can raise anything
+    except Exception as error:
         raise CheckpointError(
             f"{file}: is not a file of weights ({str(error).strip().split(chr(10))[0][:200]}); "
             "save the adapter again with save_pretrained"
         ) from error
     if not isinstance(state, dict) or not all(torch.is_tensor(value) for value in state.values()):
-        raise CheckpointError(f"{file}: holds something else than named tensors; save the adapter again")
+        raise CheckpointError(
+            f"{file}: holds something else than named tensors; save the adapter again"
+        )
     return state
 
 
@@ -226,7 +230,9 @@ def base_hash(module: Any, directory: Path) -> str:
     else:
         for name, tensor in sorted(module.state_dict().items()):
             digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+            digest.update(
+                tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
+            )
     return digest.hexdigest()[:16]
 
 
@@ -268,7 +274,9 @@ def adapter(base: BaseModel, directory: Path) -> Iterator[Any]:
         with torch.random.fork_rng():
             module = peft.get_peft_model(base.module, settings)
     except (ValueError, TypeError) as error:
-        raise CheckpointError(f"{directory}: does not fit the base model {base.name} ({error})") from error
+        raise CheckpointError(
+            f"{directory}: does not fit the base model {base.name} ({error})"
+        ) from error
     try:
         _load_adapter(module, state, directory, base)
         yield module.eval()
@@ -289,7 +297,9 @@ def _load_adapter(module: Any, state: State, directory: Path, base: BaseModel) -
     another = f"it was trained on another base than {base.name}; give its own with --base-model"
     if expected.keys() != state.keys():
         odd = sorted(expected.keys() ^ state.keys())[0]
-        raise CheckpointError(f"{directory}: weights {odd!r} do not match the base model: {another}")
+        raise CheckpointError(
+            f"{directory}: weights {odd!r} do not match the base model: {another}"
+        )
     for name, tensor in expected.items():
         if tensor.shape != state[name].shape:
             raise CheckpointError(

@@ -69,9 +69,7 @@ def pretrained(
     return place
 
 
-def public_text(
-    config: Pretrain, mirror: str | None, scored_texts: Sequence[str]
-) -> list[Example]:
+def public_text(config: Pretrain, mirror: str | None, scored_texts: Sequence[str]) -> list[Example]:
     """The rows to pre-train on, without those that contain a scored item or lie within one."""
     examples = [e for name in config.text for e in load_examples(name, mirror)]
     overlapping = find_overlaps([example.text for example in examples], scored_texts)
@@ -154,8 +152,14 @@ def _make(
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         Path(temporary, "pretrain.json").write_text(
-            json.dumps({"config": config.model_dump(mode="json"), "seed": seed,
-                        "rows": len(examples), "tokens": sum(len(s.ids) for s in sequences)})
+            json.dumps(
+                {
+                    "config": config.model_dump(mode="json"),
+                    "seed": seed,
+                    "rows": len(examples),
+                    "tokens": sum(len(s.ids) for s in sequences),
+                }
+            )
         )
         if not weight_files(place):
             shutil.copytree(temporary, place, dirs_exist_ok=True)
@@ -195,7 +199,10 @@ def _weighted_loss(
     width = labels.shape[1]
     logits = model(**inputs, use_cache=False).logits
     losses = torch.nn.functional.cross_entropy(
-        logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED, reduction="none"
+        logits[:, :-1].flatten(0, 1),
+        labels[:, 1:].flatten(),
+        ignore_index=IGNORED,
+        reduction="none",
     ).view(len(batch), -1)
     weights = torch.full((len(batch), width), prompt_weight)
     for row, tokens in enumerate(batch):

@@ -224,7 +224,9 @@ def base_directory(
     return str(pretrained(config.model.pretrain, seed, mirror, scored_texts, progress))
 
 
-def write_partition(output: Path, counts: dict[str, Any], seed: int, shards: Sequence[Shard]) -> None:
+def write_partition(
+    output: Path, counts: dict[str, Any], seed: int, shards: Sequence[Shard]
+) -> None:
     """Keep which row is whose: positions among the kept training rows, per seed and client."""
     file = output / PARTITION_FILE
     known = json.loads(file.read_bytes()) if file.exists() else {}

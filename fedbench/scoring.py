@@ -14,10 +14,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedbench.config import ModelConfig, is_kept
+from fedbench import __version__
+from fedbench.config import ModelConfig, is_kept, parse_rounds, validated
 from fedbench.errors import CheckpointError, ConfigError, DataError, OutputError
-from fedbench.evaluation.evaluate import Evaluation, Progress, evaluate, read_answers, score_table, table_of
-from fedbench.evaluation.task import Item, Task
+from fedbench.evaluation.evaluate import (
+    Evaluation,
+    Progress,
+    evaluate,
+    read_answers,
+    score_table,
+    table_of,
+)
+from fedbench.evaluation.task import Item, Task, load_items, load_tasks
 from fedbench.generation.backend import BACKENDS, Answer, Checkpoint
 from fedbench.generation.store import AnswerStore
 from fedbench.provenance import provenance
@@ -52,6 +60,107 @@ class Scoring:
     allow_inert: bool = False
 
 
+def score(
+    ckpt: Sequence[str],
+    tasks: Sequence[str] = (),
+    *,
+    suite: str | None = None,
+    base_model: str | None = None,
+    template: str | None = None,
+    rounds: str = "all",
+    backend: str = "transformers",
+    limit: int | None = None,
+    seed: int = 0,
+    dtype: str = "float32",
+    device: str = "auto",
+    output: str | Path | None = None,
+    allow_inert: bool = False,
+    progress: Progress = lambda what, done, total: None,
+    command: str = "",
+) -> list[ScoreRecord]:
+    """Score checkpoints on tasks; what was answered before is not asked again.
+
+    Args:
+        ckpt: run directories, PEFT adapter directories, model directories or hub ids.
+        tasks: names (``fpb``, ``fpb:fingpt``) or YAML files of tasks.
+        suite: a named set of tasks, beside `tasks`.
+        base_model: the base of adapters whose own configuration does not lead to it.
+        template: how turns become text; by default what the checkpoint was trained with, then what
+            the task's protocol says, then the tokenizer's chat template.
+        rounds: which rounds of a run directory: ``all``, ``last`` or ``every N`` (of those kept).
+        backend: who answers.
+        limit: only the first items of each task.
+        seed: of sampled answers.
+        dtype: ``float32`` or ``bfloat16``.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        output: results directory; ``scores/<name of the first checkpoint>`` by default.
+        allow_inert: accept an adapter that changes nothing.
+        progress: told of each answered batch.
+        command: the command line, for the record.
+
+    Returns:
+        One record per model, task and metric.
+
+    Raises:
+        FedbenchError: bad names, checkpoints or data, a full disk; stored answers are kept.
+    """
+    if not ckpt:
+        raise ConfigError("no checkpoint is given; name at least one with --ckpt")
+    if not tasks and suite is None:
+        raise ConfigError("no task is given; name some with --tasks or a set with --suite")
+    loaded = load_tasks(tasks, suite)
+    place = Path(output) if output else Path("scores") / _name_of(ckpt[0])
+    checkpoints = find_checkpoints(ckpt, base_model, rounds)
+    model = validated(
+        ModelConfig, {"name": checkpoints[0].base, "dtype": dtype, "device": device}, "score"
+    )
+    identity = {
+        "checkpoints": sorted({c.weights_hash or str(c.directory) for c in checkpoints}),
+        "tasks": {task.key: task.hash for task in loaded},
+        "template": template,
+        "backend": backend,
+        "limit": limit,
+        "seed": seed,
+        "dtype": dtype,
+        "fedbench": __version__,
+    }
+    run_hash = claim_scores(place, identity)
+    started = time.monotonic()
+    items = [(task, load_items(task, None, limit, seed)) for task in loaded]
+    scoring = Scoring(model, backend=backend, template=template, allow_inert=allow_inert)
+    result = score_checkpoints(checkpoints, items, scoring, place, progress)
+    return write_results(
+        result,
+        place,
+        run=place.name,
+        run_hash=run_hash,
+        command=command,
+        seconds={"scoring": elapsed(started)},
+    )
+
+
+def find_checkpoints(
+    places: Sequence[str], base_model: str | None, rounds: str
+) -> list[Checkpoint]:
+    """The checkpoints at some places, each under a name of its own.
+
+    Raises:
+        CheckpointError: a place holds none.
+        ConfigError: `rounds` is none of all, last, every N.
+    """
+    try:
+        parse_rounds(rounds)
+    except ValueError as error:
+        raise ConfigError(f"--rounds: {error}") from error
+    found: list[Checkpoint] = []
+    for place in places:
+        if (Path(place) / "checkpoints").is_dir():
+            found.extend(run_checkpoints(Path(place), rounds))
+        else:
+            found.append(foreign_checkpoint(place, base_model))
+    return _named_apart(found)
+
+
 def score_checkpoints(
     checkpoints: Sequence[Checkpoint],
     tasks: Tasks,
@@ -71,7 +180,9 @@ def score_checkpoints(
         for base, group in _by_base(checkpoints).items():
             backend = make_backend(base, scoring)
             group = [_checked(checkpoint, backend.base.hash) for checkpoint in group]
-            part = evaluate(group, tasks, backend, store, template=scoring.template, progress=progress)
+            part = evaluate(
+                group, tasks, backend, store, template=scoring.template, progress=progress
+            )
             _merge(result, part)
     finally:
         store.close()
@@ -139,8 +250,9 @@ def foreign_checkpoint(
                 "directory, a PEFT adapter directory, a model directory or a hub id"
             )
         digest = weights_hash(directory)
-        return Checkpoint(model, "full", directory, base_model or str(directory), digest, "",
-                          selected_by="only")
+        return Checkpoint(
+            model, "full", directory, base_model or str(directory), digest, "", selected_by="only"
+        )
     base = base_model or _named_base(directory / ADAPTER_CONFIG)
     digest = weights_hash(directory)
     model = model.model_copy(update={"model_kind": "global"})
@@ -189,7 +301,12 @@ def write_results(
 ) -> list[ScoreRecord]:
     """Write scores, samples and the run record into a results directory; returns the scores."""
     made = provenance()
-    common = {"run": run, "run_hash": run_hash, "fedbench": made["fedbench"], "created": made["created"]}
+    common = {
+        "run": run,
+        "run_hash": run_hash,
+        "fedbench": made["fedbench"],
+        "created": made["created"],
+    }
     details = {c.model.label(): _details(c) for c in result.checkpoints}
     scores = []
     for key, table in result.tables.items():
@@ -214,6 +331,38 @@ def write_results(
     return scores
 
 
+def score_answer_file(
+    file: str | Path,
+    tasks: Sequence[str],
+    *,
+    limit: int | None = None,
+    output: str | Path | None = None,
+    command: str = "",
+) -> list[ScoreRecord]:
+    """Score answers that exist already, without a model.
+
+    Args:
+        file: JSON lines ``{"doc_id": position of the item, "completion": text}``.
+        tasks: exactly one task.
+        limit: only the first items.
+        output: results directory; ``scores/<name of the file>`` by default.
+        command: the command line, for the record.
+
+    Raises:
+        FedbenchError: bad names or a damaged file.
+    """
+    loaded = load_tasks(tasks)
+    if len(loaded) != 1:
+        raise ConfigError(f"--answers holds answers to one task, but --tasks names {len(loaded)}")
+    task, place = loaded[0], Path(output) if output else Path("scores") / _name_of(str(file))
+    items = load_items(task, None, limit)
+    table, checkpoint = score_answers(Path(file), task, items)
+    identity = {"answers": checkpoint.weights_hash, "tasks": {task.key: task.hash}, "limit": limit}
+    run_hash = claim_scores(place, identity)
+    result = Evaluation(tables={task.key: table}, checkpoints=[checkpoint])
+    return write_results(result, place, run=place.name, run_hash=run_hash, command=command)
+
+
 def claim_scores(output: Path, identity: Mapping[str, Any]) -> str:
     """Make a directory that of this scoring, or see that it is; returns the scoring's hash.
 
@@ -234,6 +383,22 @@ def claim_scores(output: Path, identity: Mapping[str, Any]) -> str:
     else:
         write_atomically(file, text.encode() + b"\n")
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _name_of(place: str) -> str:
+    return Path(place.rstrip("/")).resolve().name.split(".jsonl")[0]
+
+
+def _named_apart(checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
+    """Two models of one name are told apart by where they lie."""
+    labels = [checkpoint.model.label() for checkpoint in checkpoints]
+    named = []
+    for checkpoint, label in zip(checkpoints, labels, strict=True):
+        if labels.count(label) > 1 and checkpoint.directory is not None:
+            model = checkpoint.model.model_copy(update={"method": str(checkpoint.directory)})
+            checkpoint = replace(checkpoint, model=model)
+        named.append(checkpoint)
+    return list({checkpoint.model.label(): checkpoint for checkpoint in named}.values())
 
 
 def _by_base(checkpoints: Sequence[Checkpoint]) -> dict[str, list[Checkpoint]]:
@@ -346,7 +511,9 @@ def _named_base(settings: Path) -> str:
     try:
         base = json.loads(settings.read_text(encoding="utf-8")).get("base_model_name_or_path")
     except (OSError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{settings}: cannot be read ({error}); save the adapter again") from error
+        raise CheckpointError(
+            f"{settings}: cannot be read ({error}); save the adapter again"
+        ) from error
     if not base:
         raise CheckpointError(
             f"{settings}: base_model_name_or_path is empty; name the base with --base-model"
@@ -364,9 +531,13 @@ def _read_answer_file(file: Path, num_items: int) -> dict[int, str]:
                 f'{file}:{number}: has no doc_id and completion; write {{"doc_id": 0, "completion": "..."}}'
             ) from error
         if not 0 <= position < num_items:
-            raise DataError(f"{file}:{number}: doc_id {position} is not among the {num_items} items")
+            raise DataError(
+                f"{file}:{number}: doc_id {position} is not among the {num_items} items"
+            )
         if position in given:
-            raise DataError(f"{file}:{number}: doc_id {position} occurs twice; keep one answer per item")
+            raise DataError(
+                f"{file}:{number}: doc_id {position} occurs twice; keep one answer per item"
+            )
         given[position] = text
     if not given:
         raise DataError(f"{file}: holds no answers; give one JSON object a line")

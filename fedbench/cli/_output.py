@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from fedbench.results.record import ScoreRecord
 
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON array on stdout and nothing else there."
@@ -21,3 +24,33 @@ def print_json(rows: Iterable[Mapping[str, Any]]) -> None:
 def say(message: str) -> None:
     """Talk to the person at the terminal, on stderr."""
     click.echo(message, err=True)
+
+
+def print_scores(records: Sequence[ScoreRecord]) -> None:
+    """A table of scores for people, in percent with 95 % intervals."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("model", "task", "metric"):
+        table.add_column(heading)
+    for heading in ("score", "interval", "items", "unparsed", "failed"):
+        table.add_column(heading, justify="right")
+    for record in records:
+        table.add_row(
+            record.model.label(),
+            record.task_key,
+            record.metric,
+            "withheld" if record.value is None else f"{100 * record.value:.1f}",
+            _interval(record),
+            str(record.num_examples),
+            str(record.num_unparsed),
+            str(record.num_failed),
+        )
+    Console().print(table)
+
+
+def _interval(record: ScoreRecord) -> str:
+    if record.ci_low is None or record.ci_high is None:
+        return "-"
+    return f"[{100 * record.ci_low:.1f}, {100 * record.ci_high:.1f}]"

@@ -22,7 +22,6 @@ from fedbench.data.rows import Row, Source, load_rows
 from fedbench.data.templates import Turn
 from fedbench.errors import ConfigError, DataError
 
-
 SHINGLE = 5
 
 
@@ -37,7 +36,9 @@ class Example:
     @property
     def text(self) -> str:
         """What overlaps are looked for in: the inputs, or the instructions where there is none."""
-        return "\n".join(turn.input or turn.instruction or turn.response or "" for turn in self.turns)
+        return "\n".join(
+            turn.input or turn.instruction or turn.response or "" for turn in self.turns
+        )
 
 
 class DatasetConfig(Part):
@@ -81,7 +82,9 @@ def dataset_config(name: str) -> DatasetConfig:
     if name not in table:
         near = difflib.get_close_matches(name, table, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ConfigError(f"unknown data set {name!r}: {hint}`fedbench list datasets` shows them all")
+        raise ConfigError(
+            f"unknown data set {name!r}: {hint}`fedbench list datasets` shows them all"
+        )
     return table[name]
 
 
@@ -90,7 +93,8 @@ def dataset_table() -> dict[str, DatasetConfig]:
     """All data sets of ``tasks/datasets.yaml``."""
     file = resources.directory("tasks") / "datasets.yaml"
     return {
-        name: validated(DatasetConfig, raw, f"{file}: {name}") for name, raw in read_yaml(file).items()
+        name: validated(DatasetConfig, raw, f"{file}: {name}")
+        for name, raw in read_yaml(file).items()
     }
 
 

@@ -29,7 +29,9 @@ class Shard:
     test: Indices
 
 
-def partition(examples: Sequence[Example], num_clients: int, config: DataConfig, seed: int) -> list[Shard]:
+def partition(
+    examples: Sequence[Example], num_clients: int, config: DataConfig, seed: int
+) -> list[Shard]:
     """One shard per client.
 
     Raises:
@@ -85,7 +87,9 @@ def dirichlet(labels: Sequence[str], num_clients: int, alpha: float, seed: int) 
     return [sorted(items) for items in clients]
 
 
-def label_skew(labels: Sequence[str], num_clients: int, shares: Sequence[float], seed: int) -> list[Indices]:
+def label_skew(
+    labels: Sequence[str], num_clients: int, shares: Sequence[float], seed: int
+) -> list[Indices]:
     """Equal shards; client k draws ``shares[j]`` of its items from label (k + j) mod L.
 
     A share of 0 means that the client never sees that label. Items left over when a label runs
@@ -114,7 +118,9 @@ def label_counts(examples: Sequence[Example], indices: Sequence[int]) -> dict[st
     return dict(sorted(Counter(str(examples[index].label) for index in indices).items()))
 
 
-def _assign(rule: Iid | Dirichlet | LabelSkew, labels: Sequence[str | None], num_clients: int, seed: int) -> list[Indices]:
+def _assign(
+    rule: Iid | Dirichlet | LabelSkew, labels: Sequence[str | None], num_clients: int, seed: int
+) -> list[Indices]:
     if isinstance(rule, Iid):
         return iid(len(labels), num_clients, seed)
     known = [label for label in labels if label is not None]

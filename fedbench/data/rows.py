@@ -167,7 +167,9 @@ def _read_file(file: Path, sha256: str | None = None) -> list[Row]:
     except OSError as error:
         raise DataError(f"{file}: cannot be read ({error.strerror}); check the path") from error
     if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
-        raise DataError(f"{file}: is not the file of the mirror's index (sha256 differs); fetch it again")
+        raise DataError(
+            f"{file}: is not the file of the mirror's index (sha256 differs); fetch it again"
+        )
     try:
         if file.suffix == ".gz":
             data = gzip.decompress(data)

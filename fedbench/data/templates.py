@@ -69,7 +69,9 @@ class Template:
         """`source` is Jinja over ``turns``; None stands for the tokenizer's chat template."""
         self.name = name
         self.hash = hashlib.sha256((source or CHAT).encode()).hexdigest()[:16]
-        environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+        environment = jinja2.Environment(
+            undefined=jinja2.StrictUndefined, keep_trailing_newline=True
+        )
         self._frame = None if source is None else environment.from_string(source)
 
     @property
@@ -83,7 +85,9 @@ class Template:
         Raises:
             ConfigError: the tokenizer has no chat template and one is needed.
         """
-        text = self._chat(turns, tokenizer) if self._frame is None else self._frame.render(turns=turns)
+        text = (
+            self._chat(turns, tokenizer) if self._frame is None else self._frame.render(turns=turns)
+        )
         stripped = text.rstrip(" ")
         return stripped, text[len(stripped) :]
 
@@ -99,7 +103,9 @@ class Template:
             messages.append({"role": "user", "content": question})
             if turn.response is not None:
                 messages.append({"role": "assistant", "content": turn.response})
-        text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        text: str = tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True
+        )
         return text
 
 

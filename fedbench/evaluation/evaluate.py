@@ -91,7 +91,9 @@ def evaluate(
     return result
 
 
-def read_answers(task: Task, answers: Sequence[Answer]) -> tuple[list[str | float | None], list[Status]]:
+def read_answers(
+    task: Task, answers: Sequence[Answer]
+) -> tuple[list[str | float | None], list[Status]]:
     """What was answered and how it went: parsed, unparsed (scored as wrong) or failed."""
     extract = get_extract(task.extract)
     values: list[str | float | None] = []
@@ -129,8 +131,11 @@ def table_of(task: Task, items: Sequence[Item], requests: Sequence[Request] | No
 
 
 def score_table(
-    table: SampleTable, common: Mapping[str, object], facts: Mapping[str, Mapping[str, object]],
-    *, max_failed: float = 0.05,
+    table: SampleTable,
+    common: Mapping[str, object],
+    facts: Mapping[str, Mapping[str, object]],
+    *,
+    max_failed: float = 0.05,
 ) -> Iterable[ScoreRecord]:
     """One record per model and metric of a table.
 
@@ -218,7 +223,11 @@ def _ask(
 
 
 def _enter(
-    result: Evaluation, part: Prepared, checkpoint: Checkpoint, given: Sequence[Answer], backend: str
+    result: Evaluation,
+    part: Prepared,
+    checkpoint: Checkpoint,
+    given: Sequence[Answer],
+    backend: str,
 ) -> None:
     values, statuses = read_answers(part.task, given)
     result.tables[part.task.key].answers.append(

@@ -181,7 +181,10 @@ def task_names() -> list[str]:
 
 def suites() -> dict[str, list[str]]:
     """All suites: names of sets of tasks."""
-    return {name: list(tasks) for name, tasks in read_yaml(resources.directory("tasks") / SUITES).items()}
+    return {
+        name: list(tasks)
+        for name, tasks in read_yaml(resources.directory("tasks") / SUITES).items()
+    }
 
 
 def suite_tasks(name: str) -> list[str]:
@@ -192,14 +195,18 @@ def suite_tasks(name: str) -> list[str]:
     """
     table = suites()
     if name not in table:
-        raise ConfigError(f"unknown suite {name!r}: {_nearest(name, table)}`fedbench list suites` shows all")
+        raise ConfigError(
+            f"unknown suite {name!r}: {_nearest(name, table)}`fedbench list suites` shows all"
+        )
     return table[name]
 
 
 def _task_file(name: str) -> Path:
     known = task_names()
     if name not in known:
-        raise ConfigError(f"unknown task {name!r}: {_nearest(name, known)}`fedbench list tasks` shows all")
+        raise ConfigError(
+            f"unknown task {name!r}: {_nearest(name, known)}`fedbench list tasks` shows all"
+        )
     return resources.directory("tasks") / f"{name}{_EXTENSION}"
 
 

@@ -130,7 +130,9 @@ def collate(batch: Sequence[Tokens], pad: int) -> tuple[dict[str, Tensor], Tenso
     for row, tokens in enumerate(batch):
         ids[row, length - len(tokens.ids) :] = torch.tensor(tokens.ids)
         mask[row, length - len(tokens.ids) :] = 1
-        labels[row, width - tokens.num_completion :] = torch.tensor(tokens.ids[-tokens.num_completion :])
+        labels[row, width - tokens.num_completion :] = torch.tensor(
+            tokens.ids[-tokens.num_completion :]
+        )
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     return {"input_ids": ids, "attention_mask": mask, "position_ids": positions}, labels
 

@@ -14,7 +14,9 @@ State = dict[str, "Tensor"]
 def combine(rule: Callable[..., Tensor], *states: State) -> State:
     """A new state: `rule` applied to the tensors of the same name."""
     first, *others = states
-    return {name: rule(tensor, *(other[name] for other in others)) for name, tensor in first.items()}
+    return {
+        name: rule(tensor, *(other[name] for other in others)) for name, tensor in first.items()
+    }
 
 
 def weighted_mean(states: Sequence[State], weights: Sequence[float]) -> State:

@@ -34,7 +34,9 @@ class AnswerStore:
             file.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(file, timeout=60.0)
             self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, answer TEXT)")
+            self._db.execute(
+                "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, answer TEXT)"
+            )
         except sqlite3.DatabaseError as error:
             if "not a database" in str(error):
                 raise RecordError(f"{file}: is no answer store; move it away") from error

@@ -14,7 +14,7 @@ from fedbench.data.templates import Template
 from fedbench.data.tokenize import encode, encode_prompt
 from fedbench.errors import CheckpointError
 from fedbench.generation.backend import Answer, Checkpoint, Question, Request
-from fedbench.model import BaseModel, adapter, load_base
+from fedbench.model import adapter, load_base
 
 INERT_PROMPTS = 2  # how many prompts show whether an adapter acts
 
@@ -123,7 +123,9 @@ class TransformersBackend:
         output = self._model.generate(
             input_ids=ids, attention_mask=mask, max_new_tokens=sampling.max_tokens, **how
         )
-        texts = self.base.tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)
+        texts = self.base.tokenizer.batch_decode(
+            output[:, ids.shape[1] :], skip_special_tokens=True
+        )
         return [Answer(text=_before_stop(text, sampling.stop)) for text in texts]
 
     def _choose_token(self, requests: Sequence[Request]) -> list[Answer]:
@@ -142,7 +144,9 @@ class TransformersBackend:
         logits = self._forward(ids, mask, keep=width + 1)
         logprobs = torch.log_softmax(logits[:, :-1].float(), dim=-1)
         sums = [
-            float(logprobs[row, width - len(choice) :].gather(1, ids[row, -len(choice) :, None]).sum())
+            float(
+                logprobs[row, width - len(choice) :].gather(1, ids[row, -len(choice) :, None]).sum()
+            )
             for row, (_, choice) in enumerate(pairs)
         ]
         answers = []

@@ -48,7 +48,8 @@ def macro_f1(sums: Array) -> Array:
 @metric(statistics=confusion)
 def weighted_f1(sums: Array) -> Array:
     """Mean F1 over labels, weighted by how often each is the reference (scikit-learn's
-    `weighted`; the F1 that BloombergGPT and FinGPT print)."""
+    `weighted`; the F1 that BloombergGPT and FinGPT print).
+    """
     scores, _, support = _f1_per_label(sums)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray((scores * support).sum(axis=-1) / support.sum(axis=-1))

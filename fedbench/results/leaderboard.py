@@ -20,7 +20,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-import numpy as np
 from pydantic import Field, model_validator
 
 from fedbench import resources
@@ -62,9 +61,7 @@ class LeaderboardSpec(Part):
     tasks: Annotated[tuple[str, ...], Field(min_length=1)]
     """Task keys: ``fpb``, or ``fpb:fingpt`` for a variant."""
     metrics: Annotated[tuple[str, ...], Field(min_length=1)]
-    averages: dict[str, Annotated[tuple[str, ...], Field(min_length=1)]] = Field(
-        default_factory=dict
-    )
+    averages: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     """Columns that are the mean over tasks, such as ``Avg:3: [fpb, fiqa_sa, tfns]``."""
     seeds: tuple[int, ...] = ()
     """Seeds that a row must have to be complete; those found in the records when empty."""
@@ -81,6 +78,8 @@ class LeaderboardSpec(Part):
             except ConfigError as error:
                 raise ValueError(f"metrics: {error}") from error
         for name, tasks in self.averages.items():
+            if not tasks:
+                raise ValueError(f"averages.{name} is empty; list its tasks")
             for task in tasks:
                 if task not in self.tasks:
                     raise ValueError(
@@ -280,7 +279,7 @@ class Table:
     @property
     def views(self) -> list[View]:
         """The columns by metric and variant, those with a headline first."""
-        groups: dict[tuple[str | None, str], list[Column]] = Field(default_factory=dict)
+        groups: dict[tuple[str | None, str], list[Column]] = {}
         for column in self.columns:
             groups.setdefault((column.variant, column.metric), []).append(column)
         views = [
@@ -417,7 +416,7 @@ def build(spec: LeaderboardSpec, runs: Sequence[Results]) -> Table:
     columns = _columns(spec, records)
     groups = _groups([r for r in records if r.selected_by is not None])
     rows = [_row(group, columns, source) for group in groups]
-    differences = _differences(groups, columns, source)
+    differences = _differences(list(zip(groups, rows, strict=True)), columns, source)
     shown = [column for column in columns if column.headline] or columns
     table = Table(
         spec=spec,
@@ -474,6 +473,7 @@ class _Items:
     table: SampleTable
     answers: Mapping[ModelId, Answers]
     cache: dict[tuple[ModelId, object], Array] = field(default_factory=dict)
+    contrasts: dict[object, tuple[Contrast, int]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, task: str, runs: Sequence[Results]) -> _Items | None:
@@ -490,17 +490,24 @@ class _Items:
         """Sum of coefficient times score; `joint` leaves out items that any model failed on."""
         if any(model not in self.answers for _, model in terms):
             return None
-        failed = np.array(
-            [[status == "failed" for status in self.answers[model].status] for _, model in terms]
-        )
-        kept = ~(failed.any(axis=0) if joint else failed.all(axis=0))
-        clusters = self.table.clusters
-        return contrast(
-            [(c, metric, self._statistics(model, metric)[kept]) for c, model in terms],
-            [clusters[n] for n in np.flatnonzero(kept)] if clusters else None,
-            confidence,
-            DRAWS,
-        ), int(kept.sum())
+        key = (metric.name, terms, joint)
+        if key not in self.contrasts:
+            kept = self._kept([model for _, model in terms], joint)
+            clusters = self.table.clusters
+            estimate = contrast(
+                [(c, metric, self._statistics(model, metric)[kept]) for c, model in terms],
+                [clusters[n] for n in kept] if clusters else None,
+                confidence,
+                DRAWS,
+            )
+            self.contrasts[key] = estimate, len(kept)
+        return self.contrasts[key]
+
+    def _kept(self, models: Sequence[ModelId], joint: bool) -> list[int]:
+        """Positions of the items that all models (or, unless `joint`, some model) answered."""
+        enough = all if joint else any
+        columns = zip(*(self.answers[model].status for model in models), strict=True)
+        return [n for n, column in enumerate(columns) if enough(s != "failed" for s in column)]
 
     def _statistics(self, model: ModelId, metric: Metric) -> Array:
         """(n, d), with a row of zeros, which adds nothing to any sum, where the model failed."""
@@ -526,7 +533,7 @@ def _is_shown(record: ScoreRecord, spec: LeaderboardSpec) -> bool:
 
 
 def _check_one_version(records: Iterable[ScoreRecord]) -> None:
-    first: dict[str, ScoreRecord] = Field(default_factory=dict)
+    first: dict[str, ScoreRecord] = {}
     for record in records:
         other = first.setdefault(record.task_key, record)
         if other.task_hash != record.task_hash:
@@ -571,10 +578,10 @@ def _columns(spec: LeaderboardSpec, records: Sequence[ScoreRecord]) -> list[Colu
 
 def _groups(standing: Sequence[ScoreRecord]) -> list[_Group]:
     """Records by row: by method, kind of model, and rule of selection where there are several."""
-    rules: dict[tuple[str, ModelKind], set[str | None]] = Field(default_factory=dict)
+    rules: dict[tuple[str, ModelKind], set[str | None]] = {}
     for record in standing:
         rules.setdefault((record.method, record.model_kind), set()).add(record.selected_by)
-    groups: dict[str, _Group] = Field(default_factory=dict)
+    groups: dict[str, _Group] = {}
     for record in standing:
         label = _label(record)
         if len(rules[record.method, record.model_kind]) > 1:
@@ -611,11 +618,16 @@ def _is_repeated(record: ScoreRecord, others: Sequence[ScoreRecord]) -> bool:
 def _row(group: _Group, columns: Sequence[Column], source: _Source) -> Row:
     records = [record for scores in group.records.values() for record in scores]
     counted: dict[tuple[str, ModelId], ScoreRecord] = {(r.task_key, r.model): r for r in records}
+    cells = {c: _task_cell(group, c, source) for c in columns if not c.is_average}
+    parts = {(column.name, column.metric): cell for column, cell in cells.items()}
+    for column in columns:
+        if column.is_average:
+            cells[column] = _average_cell(group, column, parts, source)
     return Row(
         method=group.method,
         label=group.label,
         kind=group.kind,
-        cells={column: _cell(group, column, source) for column in columns},
+        cells=cells,
         num_seeds=len({r.seed for r in records if r.seed is not None}),
         num_answers=sum(r.num_examples for r in counted.values()),
         num_unparsed=sum(r.num_unparsed for r in counted.values()),
@@ -625,9 +637,7 @@ def _row(group: _Group, columns: Sequence[Column], source: _Source) -> Row:
     )
 
 
-def _cell(group: _Group, column: Column, source: _Source) -> Cell:
-    if column.is_average:
-        return _average_cell(group, column, source)
+def _task_cell(group: _Group, column: Column, source: _Source) -> Cell:
     records = group.records.get((column.name, column.metric), [])
     reason = _incomplete(group, records, source)
     if reason:
@@ -647,17 +657,16 @@ def _cell(group: _Group, column: Column, source: _Source) -> Cell:
     )
 
 
-def _average_cell(group: _Group, column: Column, source: _Source) -> Cell:
-    parts = [
-        _cell(group, Column(task, column.metric, (task,), False, True, True), source)
-        for task in column.tasks
-    ]
+def _average_cell(
+    group: _Group, column: Column, cells: Mapping[tuple[str, str], Cell], source: _Source
+) -> Cell:
+    parts = [cells[task, column.metric] for task in column.tasks]
     missing = [t for t, part in zip(column.tasks, parts, strict=True) if part.value is None]
     if missing:
         return Cell(reason=f"incomplete: {', '.join(missing)}")
-    seeds = {seed for part in parts for seed in part.by_seed if seed is not None}
+    seeds = sorted({seed for part in parts for seed in part.by_seed if seed is not None})
     by_seed: dict[int | None, float] = {
-        seed: stdlib.fmean(_at(part, seed) for part in parts) for seed in sorted(seeds)
+        seed: stdlib.fmean(_at(part, seed) for part in parts) for seed in seeds or [None]
     }
     found = [
         source.contrast(task, column.metric, _terms(group.records[task, column.metric]))
@@ -676,7 +685,7 @@ def _average_cell(group: _Group, column: Column, source: _Source) -> Cell:
     )
 
 
-def _at(cell: Cell, seed: int) -> float:
+def _at(cell: Cell, seed: int | None) -> float:
     """A complete cell's value under one seed; a model without a seed counts under each."""
     return cell.by_seed[seed] if seed in cell.by_seed else cell.by_seed[None]
 
@@ -723,7 +732,7 @@ def _as_fields(estimate: Contrast) -> dict[str, Any]:
 
 
 def _by_seed(records: Iterable[ScoreRecord]) -> dict[int | None, list[float]]:
-    seeds: dict[int | None, list[float]] = Field(default_factory=dict)
+    seeds: dict[int | None, list[float]] = {}
     for record in records:
         if record.value is not None:
             seeds.setdefault(record.seed, []).append(record.value)
@@ -742,7 +751,7 @@ def _client_spread(seeds: Mapping[int | None, Sequence[float]]) -> dict[str, flo
 
 def _terms(records: Sequence[ScoreRecord], sign: float = 1.0) -> Terms:
     """The mean over seeds of the mean over clients, as coefficients of models."""
-    seeds: dict[int | None, list[ModelId]] = Field(default_factory=dict)
+    seeds: dict[int | None, list[ModelId]] = {}
     for record in records:
         seeds.setdefault(record.seed, []).append(record.model)
     return tuple(
@@ -751,15 +760,15 @@ def _terms(records: Sequence[ScoreRecord], sign: float = 1.0) -> Terms:
 
 
 def _differences(
-    groups: Sequence[_Group], columns: Sequence[Column], source: _Source
+    groups: Sequence[tuple[_Group, Row]], columns: Sequence[Column], source: _Source
 ) -> list[MethodDifference]:
     """Every federated method minus mean local, base, centralised and the reference rows."""
     kinds = ("local", "base", "central", "reference")
-    others = [group for kind in kinds for group in groups if group.kind == kind]
+    others = [pair for kind in kinds for pair in groups if pair[0].kind == kind]
     differences = [
-        _difference(group, other, column, source)
-        for group in groups
-        if group.kind in FEDERATED
+        _difference(federated, other, column, source)
+        for federated in groups
+        if federated[0].kind in FEDERATED
         for other in others
         for column in columns
         if column.headline
@@ -771,18 +780,20 @@ def _differences(
     return differences
 
 
-def _difference(group: _Group, other: _Group, column: Column, source: _Source) -> MethodDifference:
-    blank = MethodDifference(group.label, other.label, other.kind, column, None)
-    cells = [(g, _cell(g, column, source)) for g in (group, other)]
-    for owner, cell in cells:
+def _difference(
+    federated: tuple[_Group, Row], other: tuple[_Group, Row], column: Column, source: _Source
+) -> MethodDifference:
+    (group, row), (other_group, other_row) = federated, other
+    blank = MethodDifference(row.label, other_row.label, other_row.kind, column, None)
+    first, second = row.cells[column], other_row.cells[column]
+    for label, cell in ((row.label, first), (other_row.label, second)):
         if cell.value is None:
-            return replace(blank, reason=f"{owner.label}: {cell.reason}")
+            return replace(blank, reason=f"{label}: {cell.reason}")
     found = []
     for task in column.tasks:
-        plus, minus = (g.records[task, column.metric] for g in (group, other))
-        terms = _terms(plus) + _terms(minus, -1.0)
-        found.append(source.contrast(task, column.metric, terms, joint=True))
-    first, second = (cell for _, cell in cells)
+        plus = _terms(group.records[task, column.metric])
+        minus = _terms(other_group.records[task, column.metric], -1.0)
+        found.append(source.contrast(task, column.metric, plus + minus, joint=True))
     shared = {
         seed: value - _at(second, seed) for seed, value in first.by_seed.items() if seed is not None
     }
@@ -815,9 +826,7 @@ def _curves(
     records: Sequence[ScoreRecord], columns: Sequence[Column], source: _Source
 ) -> list[CurvePoint]:
     """Points of federated methods over rounds, where every required seed has one."""
-    points: dict[tuple[str, int], dict[tuple[str, str, int | None], ScoreRecord]] = Field(
-        default_factory=dict
-    )
+    points: dict[tuple[str, int], dict[tuple[str, str, int | None], ScoreRecord]] = {}
     for record in records:
         if record.model_kind in FEDERATED and record.round is not None and record.value is not None:
             place = points.setdefault((record.method, record.round), {})
@@ -853,7 +862,7 @@ def _client_scores(groups: Iterable[_Group], columns: Sequence[Column]) -> list[
     for group in groups:
         if not group.of_clients:
             continue
-        models: dict[ModelId, dict[Column, ScoreRecord]] = Field(default_factory=dict)
+        models: dict[ModelId, dict[Column, ScoreRecord]] = {}
         for column in columns:
             for record in group.records.get((column.name, column.metric), []):
                 models.setdefault(record.model, {})[column] = record
@@ -865,7 +874,7 @@ def _client_scores(groups: Iterable[_Group], columns: Sequence[Column]) -> list[
 
 
 def _task_facts(spec: LeaderboardSpec, records: Sequence[ScoreRecord]) -> dict[str, str]:
-    first: dict[str, ScoreRecord] = Field(default_factory=dict)
+    first: dict[str, ScoreRecord] = {}
     for record in records:
         first.setdefault(record.task_key, record)
     return {

@@ -1,0 +1,57 @@
+"""Options that the commands which take a run file share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from fedbench.config import RunConfig
+
+run_argument = click.argument("run_file", metavar="[RUN.yaml]", required=False)
+set_option = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a field of the run file, e.g. local.max_steps=2 or seeds=[0,1,2].",
+)
+output_option = click.option(
+    "--output", type=click.Path(path_type=Path), metavar="DIR", help="Run directory [runs/<name>]."
+)
+DEFAULT_RUN = ("leaderboards", "demo/run.yaml")
+
+
+def load_run(
+    run_file: str | None, overrides: tuple[str, ...], output: Path | None
+) -> tuple[RunConfig, Path]:
+    """The run's configuration, of the embedded default where no file is given, and its directory."""
+    from fedbench import resources
+    from fedbench.config import load_config
+
+    path = Path(run_file) if run_file else resources.directory(DEFAULT_RUN[0]) / DEFAULT_RUN[1]
+    config = load_config(path, overrides)
+    return config, output or Path("runs") / config.name
+
+
+def needs_training_packages(purpose: str) -> None:
+    """Refuse early, in words, where the `train` extra is absent.
+
+    Raises:
+        MissingExtraError: torch, transformers or peft is not installed.
+    """
+    import importlib.util
+
+    from fedbench.errors import MissingExtraError
+
+    if any(importlib.util.find_spec(name) is None for name in ("torch", "transformers", "peft")):
+        raise MissingExtraError(purpose, "train")
+
+
+def command_line(context: click.Context, *parts: Any) -> str:
+    """The command as a person would type it again."""
+    import shlex
+
+    return shlex.join(["fedbench", str(context.info_name), *(str(part) for part in parts if part)])

@@ -1,0 +1,125 @@
+"""``fedbench list``: what there is, by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from fedbench.cli._output import json_option, print_json
+
+
+@click.command("list")
+@click.argument(
+    "kind",
+    type=click.Choice(
+        ["tasks", "metrics", "suites", "algorithms", "datasets", "backends", "templates"]
+    ),
+)
+@json_option
+def command(kind: str, as_json: bool) -> None:
+    """List the names that run files and options take."""
+    rows = _ROWS[kind]()
+    if as_json:
+        print_json(rows)
+        return
+    width = max(len(row["name"]) for row in rows)
+    for row in rows:
+        click.echo(f"{row['name']:<{width}}  {row['description']}")
+
+
+def _tasks() -> list[dict[str, Any]]:
+    from fedbench.evaluation.task import load_task, task_names
+
+    rows = []
+    for name in task_names():
+        task = load_task(name)
+        for variant in [None, *task.variants]:
+            rows.append(
+                {
+                    "name": name if variant is None else f"{name}:{variant}",
+                    "description": " ".join(task.description.split()),
+                    "version": task.version,
+                    "kind": task.kind,
+                    "metrics": list(task.metrics),
+                    "dataset": task.dataset.label,
+                    "revision": task.dataset.revision,
+                }
+            )
+    return rows
+
+
+def _metrics() -> list[dict[str, Any]]:
+    from fedbench.metrics import METRICS
+
+    return [
+        {
+            "name": metric.name,
+            "description": metric.description,
+            "needs": metric.needs,
+            "higher_is_better": metric.higher_is_better,
+        }
+        for metric in METRICS.values()
+    ]
+
+
+def _suites() -> list[dict[str, Any]]:
+    from fedbench.evaluation.task import suites
+
+    return [
+        {"name": name, "description": ", ".join(tasks), "tasks": tasks}
+        for name, tasks in suites().items()
+    ]
+
+
+def _algorithms() -> list[dict[str, Any]]:
+    from dataclasses import fields
+
+    from fedbench.federated import ALGORITHMS, BASELINES
+
+    rows: list[dict[str, Any]] = [
+        {"name": name, "description": text, "options": {}} for name, text in BASELINES.items()
+    ]
+    for name, kind in ALGORITHMS.items():
+        options = {field.name: field.default for field in fields(kind)}
+        about = (kind.__doc__ or "").strip().split("\n")[0]
+        rows.append({"name": name, "description": about, "options": options})
+    return rows
+
+
+def _datasets() -> list[dict[str, Any]]:
+    from fedbench.data.datasets import dataset_table
+
+    return [
+        {
+            "name": name,
+            "description": " ".join(entry.description.split()),
+            "source": entry.source.label,
+            "license": entry.license,
+        }
+        for name, entry in dataset_table().items()
+    ]
+
+
+def _backends() -> list[dict[str, Any]]:
+    from fedbench.generation.backend import BACKENDS
+
+    return [{"name": name, "description": about} for name, about in BACKENDS.items()]
+
+
+def _templates() -> list[dict[str, Any]]:
+    from fedbench.data.templates import CHAT, TEMPLATES
+
+    rows = [{"name": name, "description": repr(source)} for name, source in TEMPLATES.items()]
+    return [*rows, {"name": CHAT, "description": "the chat template of the model's tokenizer"}]
+
+
+_ROWS = {
+    "tasks": _tasks,
+    "metrics": _metrics,
+    "suites": _suites,
+    "algorithms": _algorithms,
+    "datasets": _datasets,
+    "backends": _backends,
+    "templates": _templates,
+}

@@ -1,0 +1,114 @@
+"""``fedbench score``: score checkpoints, or answers that exist already."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from fedbench.cli._output import json_option, print_json, print_scores, say
+from fedbench.cli._progress import progress_bars
+from fedbench.cli._run_options import needs_training_packages
+
+
+@click.command("score")
+@click.option(
+    "--ckpt",
+    multiple=True,
+    metavar="PATH",
+    help="Run directory, PEFT adapter, model directory or hub id; may be repeated.",
+)
+@click.option(
+    "--answers",
+    type=click.Path(path_type=Path),
+    metavar="FILE.jsonl",
+    help="Score these answers instead of asking a model.",
+)
+@click.option(
+    "--tasks", default="", metavar="A,B", help="Tasks by name, variant (fpb:fingpt) or file."
+)
+@click.option("--suite", metavar="NAME", help="A named set of tasks.")
+@click.option(
+    "--base-model", metavar="PATH", help="Base of adapters that do not lead to their own."
+)
+@click.option(
+    "--template", metavar="NAME|FILE", help="How turns become text [the checkpoint's own]."
+)
+@click.option("--rounds", default="all", show_default=True, help="all, last, or every N.")
+@click.option("--backend", default="transformers", show_default=True, metavar="NAME")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N items.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of sampled answers.")
+@click.option(
+    "--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True
+)
+@click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
+)
+@click.option("--allow-inert", is_flag=True, help="Accept an adapter that changes nothing.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Results directory [scores/<checkpoint>].",
+)
+@json_option
+def command(
+    ckpt: tuple[str, ...],
+    answers: Path | None,
+    tasks: str,
+    suite: str | None,
+    base_model: str | None,
+    template: str | None,
+    rounds: str,
+    backend: str,
+    limit: int | None,
+    seed: int,
+    dtype: str,
+    device: str,
+    allow_inert: bool,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Score checkpoints on tasks, or answers that exist already.
+
+    \b
+    fedbench score --ckpt runs/demo --suite demo --rounds last
+    fedbench score --ckpt my-adapter --base-model org/model --tasks fpb,fiqa_sa
+    fedbench score --answers answers.jsonl --tasks fpb
+    """
+    from fedbench import scoring
+
+    names = [name.strip() for name in tasks.split(",") if name.strip()]
+    line = "fedbench " + " ".join(sys.argv[1:])
+    if answers is not None:
+        if ckpt:
+            raise click.UsageError("give --ckpt or --answers, not both")
+        records = scoring.score_answer_file(
+            answers, names, limit=limit, output=output, command=line
+        )
+    else:
+        needs_training_packages("scoring a checkpoint")
+        with progress_bars() as progress:
+            records = scoring.score(
+                ckpt,
+                names,
+                suite=suite,
+                base_model=base_model,
+                template=template,
+                rounds=rounds,
+                backend=backend,
+                limit=limit,
+                seed=seed,
+                dtype=dtype,
+                device=device,
+                output=output,
+                allow_inert=allow_inert,
+                progress=progress,
+                command=line,
+            )
+    if as_json:
+        print_json(record.to_json() for record in records)
+    else:
+        print_scores(records)
+    say(f"records: {output or Path('scores') / records[0].run}")

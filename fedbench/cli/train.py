@@ -1,0 +1,52 @@
+"""``fedbench train``: train every method and seed of a run file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from fedbench.cli._output import say
+from fedbench.cli._progress import progress_bars
+from fedbench.cli._run_options import (
+    command_line,
+    load_run,
+    needs_training_packages,
+    output_option,
+    run_argument,
+    set_option,
+)
+
+
+@click.command("train")
+@run_argument
+@set_option
+@output_option
+@click.option("--dry-run", is_flag=True, help="Say what it would take; train and write nothing.")
+@click.pass_context
+def command(
+    context: click.Context,
+    run_file: str | None,
+    overrides: tuple[str, ...],
+    output: Path | None,
+    dry_run: bool,
+) -> None:
+    """Train every method and seed of RUN.yaml (the embedded default without one).
+
+    Rounds are checkpointed as PEFT adapters; run the same command again to go on.
+    """
+    config, directory = load_run(run_file, overrides, output)
+    needs_training_packages("training")
+    if dry_run:
+        from fedbench.estimate import estimate
+
+        click.echo(estimate(config).describe())
+        return
+    from fedbench.run import train
+
+    sets = [part for override in overrides for part in ("--set", override)]
+    line = command_line(context, run_file, *sets)
+    with progress_bars() as progress:
+        train(config, directory, progress, line)
+    say(f"trained {len(config.methods)} methods x {len(config.seeds)} seeds: {directory}")
+    click.echo(directory)

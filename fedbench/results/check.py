@@ -1,0 +1,206 @@
+"""The regression check: is a candidate worse than a baseline by more than a margin?
+
+The verdict comes from one interval per task, the paired difference of the headline metric
+(positive where the candidate is better), and a margin m:
+
+* ``ok``: the lower end lies above -m, or every answer is identical;
+* ``regressed``: the upper end lies below -m, and Holm's correction over all comparisons of this
+  check agrees;
+* ``inconclusive``: neither; `CheckRecord.items_needed` says how many items would settle it;
+* ``missing``: the candidate lacks the score, or it was withheld on either side.
+
+``ok`` is per task: of many tasks that did get worse by exactly m, one in forty passes each time.
+``regressed`` is over all of them: each interval is the inversion of a one-sided test of "worse by
+at most m" at (1 - confidence) / 2, whose p-values are adjusted by Holm, so that the chance of any
+false alarm stays at (1 - confidence) / 2 however many tasks there are. Pairs with identical
+answers cannot raise an alarm and are not counted (Tarone 1990). McNemar's p and the smallest
+detectable difference are printed beside and decide nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from fedbench.errors import ConfigError, RecordError
+from fedbench.results.comparison import (
+    PairDifference,
+    ScorePair,
+    finite,
+    load_results,
+    pair_difference,
+    pair_scores,
+    why_missing,
+)
+from fedbench.results.record import SCHEMA, _Record
+from fedbench.results.statistics import Difference, holm, items_to_settle
+
+Verdict = Literal["ok", "regressed", "inconclusive", "missing"]
+
+MAX_DROP = 0.01
+SEVERITY: dict[Verdict, int] = {"ok": 0, "inconclusive": 1, "missing": 2, "regressed": 3}
+
+EXIT_REGRESSED = 1
+EXIT_INCONCLUSIVE = 3
+
+
+class CheckRecord(_Record):
+    """The verdict on one model and one task."""
+
+    schema_version: Literal[1] = Field(default=SCHEMA, alias="schema")
+    task: str
+    variant: str | None = None
+    metric: str
+    model: str
+    value: float | None
+    """Of the candidate."""
+    baseline_value: float | None
+    delta: float | None = None
+    """Positive where the candidate is better, also for metrics of which less is better."""
+    ci_low: float | None = None
+    ci_high: float | None = None
+    ci_method: str | None = None
+    confidence: float
+    margin: float
+    """How much worse is tolerated, in units of the metric."""
+    verdict: Verdict
+    p_value: float | None = None
+    """Two-sided, of no difference; decides nothing."""
+    smallest_detectable: float | None = None
+    items_needed: int | None = None
+    """Where inconclusive: items that would settle it with probability 0.8, if the difference is
+    as observed; None where no number would."""
+    num_items: int = 0
+    """Items that both sides answered."""
+    num_failed: int = 0
+    """Items left out because no answer was obtained on one side or the other."""
+    note: str | None = None
+
+
+def check(
+    candidate: Path,
+    baseline: Path,
+    max_drop: float = MAX_DROP,
+    confidence: float = 0.95,
+) -> list[CheckRecord]:
+    """Judge every headline score of the baseline's standing models against the candidate's.
+
+    Args:
+        candidate: a results directory, or a ``scores.jsonl``.
+        baseline: likewise; what it holds is what the candidate must hold.
+        max_drop: the margin, in units of each metric: 0.01 is one point of accuracy.
+        confidence: coverage of the intervals, as a share.
+
+    Returns:
+        One record per model and task of the baseline, in its order.
+
+    Raises:
+        ConfigError: the margin or the confidence is out of range.
+        RecordError: a file is damaged, the two were not asked the same, or the baseline holds no
+            headline score.
+    """
+    if not 0 <= max_drop < math.inf:
+        raise ConfigError(f"max-drop is {max_drop}; give 0 or more, 0.01 for one point")
+    if not 0 < confidence < 1:
+        raise ConfigError(f"confidence is {confidence}; give a share such as 0.95")
+    ours, theirs = load_results(baseline), load_results(candidate)
+    pairs = [pair for pair in pair_scores(candidate=theirs, baseline=ours) if pair.headline]
+    if not pairs:
+        raise RecordError(f"{baseline}: holds no headline score; score at least one task for it")
+    found = [pair_difference(pair, theirs, ours, max_drop, confidence) for pair in pairs]
+    tests = [_tests(differences) for differences in found]
+    adjusted = iter(holm([test.p_regressed for group in tests for test in group]))
+    num_tests = sum(len(group) for group in tests)
+    records = []
+    for pair, differences, group in zip(pairs, found, tests, strict=True):
+        blank = _blank(pair, max_drop, confidence)
+        if differences is None:
+            note = why_missing(pair, candidate)
+            records.append(blank.model_copy(update={"verdict": "missing", "note": note}))
+            continue
+        judged = [_judged(blank, test, float(next(adjusted)), num_tests) for test in group]
+        if differences.identical:
+            judged.append(_filled(blank, differences.difference, "ok", "identical answers"))
+        standing = max(judged, key=lambda record: SEVERITY[record.verdict])
+        records.append(_annotated(standing, differences))
+    return records
+
+
+def exit_code(records: Sequence[CheckRecord], strict: bool = False) -> int:
+    """1 where anything regressed or is missing, 3 where strict and inconclusive, else 0."""
+    verdicts = {record.verdict for record in records}
+    if verdicts & {"regressed", "missing"}:
+        return EXIT_REGRESSED
+    if strict and "inconclusive" in verdicts:
+        return EXIT_INCONCLUSIVE
+    return 0
+
+
+def _tests(found: PairDifference | None) -> list[Difference]:
+    """The comparisons that may raise an alarm: by item, and of recorded values that disagree."""
+    if found is None:
+        return []
+    by_item = [] if found.identical else [found.difference]
+    return by_item + ([found.summary] if found.summary else [])
+
+
+def _judged(blank: CheckRecord, test: Difference, adjusted: float, num_tests: int) -> CheckRecord:
+    margin, alpha = blank.margin, (1 - blank.confidence) / 2
+    if math.isnan(test.delta):
+        return _filled(blank, test, "missing", "the metric is undefined on these answers")
+    if test.low > -margin:
+        return _filled(blank, test, "ok")
+    if test.high < -margin and adjusted <= alpha:
+        return _filled(blank, test, "regressed")
+    confidence, note = blank.confidence, None
+    if test.high < -margin:
+        confidence = 1 - (1 - confidence) / num_tests
+        note = f"beyond the margin by itself, not among {num_tests} comparisons (Holm)"
+    elif math.isnan(test.stderr):
+        note = "no standard error was recorded"
+    needed = items_to_settle(test.delta, test.stderr, test.num_items, margin, confidence)
+    record = _filled(blank, test, "inconclusive", note)
+    return record.model_copy(update={"items_needed": needed})
+
+
+def _blank(pair: ScorePair, margin: float, confidence: float) -> CheckRecord:
+    return CheckRecord(
+        task=pair.baseline.task,
+        variant=pair.baseline.variant,
+        metric=pair.baseline.metric,
+        model=pair.model,
+        value=pair.candidate.value if pair.candidate else None,
+        baseline_value=pair.baseline.value,
+        confidence=confidence,
+        margin=margin,
+        verdict="missing",
+    )
+
+
+def _filled(
+    blank: CheckRecord, test: Difference, verdict: Verdict, note: str | None = None
+) -> CheckRecord:
+    return blank.model_copy(
+        update={
+            "delta": finite(test.delta),
+            "ci_low": finite(test.low),
+            "ci_high": finite(test.high),
+            "ci_method": test.method,
+            "verdict": verdict,
+            "p_value": finite(test.p_value),
+            "smallest_detectable": finite(test.smallest_detectable),
+            "num_items": test.num_items,
+            "note": note,
+        }
+    )
+
+
+def _annotated(record: CheckRecord, found: PairDifference) -> CheckRecord:
+    notes = [note for note in (record.note, found.note) if note]
+    return record.model_copy(
+        update={"num_failed": found.num_failed, "note": "; ".join(notes) or None}
+    )

@@ -1,0 +1,64 @@
+"""Fixtures: a tiny model built in memory, no sockets, caches in a temporary place."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test that reaches for the network fails at once instead of hanging."""
+
+    def refuse(self: socket.socket, address: Any) -> None:
+        host = address[0] if isinstance(address, tuple) else address
+        if str(host).startswith(("127.", "localhost", "::1", "/")):
+            return connect(self, address)
+        raise OSError(f"tests reach no network ({address})")
+
+    connect = socket.socket.connect
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models made by tests are shared between tests, never with the user."""
+    base = tmp_path_factory.getbasetemp()
+    monkeypatch.setenv("FEDBENCH_CACHE", str(base / "fedbench-cache"))
+
+
+@pytest.fixture(scope="session")
+def tiny_base_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama of some ten thousand parameters with its tokenizer, random weights, on disk."""
+    from fedbench.config import Pretrain
+    from fedbench.pretrain import make_llama, make_tokenizer
+
+    config = Pretrain(
+        text=(),
+        words=("negative", "neutral", "positive"),
+        vocab_size=400,
+        hidden_size=32,
+        intermediate_size=64,
+        num_layers=2,
+        num_heads=2,
+    )
+    text = "Instruction: What is the sentiment of this news? Input: Profit rises at Acme. Answer:"
+    tokenizer = make_tokenizer(iter([text] * 50), config.words, config.vocab_size)
+    directory = tmp_path_factory.mktemp("tiny-base")
+    make_llama(config, tokenizer, seed=0).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture
+def tiny_base(tiny_base_directory: Path) -> Any:
+    """The tiny model, resident."""
+    from fedbench.config import ModelConfig
+    from fedbench.model import load_base
+
+    config = ModelConfig(name=str(tiny_base_directory), device="cpu", attention="eager")
+    return load_base(str(tiny_base_directory), config)

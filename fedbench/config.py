@@ -107,8 +107,9 @@ class Iid(Part):
 
 
 class Dirichlet(Part):
-    """Each label is spread over clients by a draw from Dirichlet(alpha) (Hsu et al. 2019,
-    https://arxiv.org/abs/1909.06335); small alpha is very non-IID.
+    """Each label is spread over clients by a draw from Dirichlet(alpha); small is very non-IID.
+
+    Hsu et al. 2019, https://arxiv.org/abs/1909.06335
     """
 
     by: Literal["dirichlet"]
@@ -279,10 +280,11 @@ class RunConfig(Part):
 
     @model_validator(mode="after")
     def _distinct(self) -> RunConfig:
-        for field, values in (
-            ("methods", [method.name for method in self.methods]),
-            ("seeds", list(self.seeds)),
-        ):
+        named: dict[str, list[Any]] = {
+            "methods": [method.name for method in self.methods],
+            "seeds": list(self.seeds),
+        }
+        for field, values in named.items():
             twice = {value for value in values if values.count(value) > 1}
             if twice:
                 raise ValueError(

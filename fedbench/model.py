@@ -1,8 +1,8 @@
 """The base model, its adapters, and checkpoints of every kind.
 
-One base stays resident; trained weights are swapped in and out of it as a `State`. A checkpoint is
-an ordinary PEFT adapter directory or a full model directory, so any tool can load ours, and anyone's
-can be scored here.
+One base stays resident; trained weights are swapped in and out of it as a `State`. A checkpoint
+is an ordinary PEFT adapter directory or a full model directory, so any tool can load ours, and
+anyone's can be scored here.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 FULL_CONFIG = "config.json"
 
-# Notices of loading (weights tied, missing heads) that a person at the terminal can do nothing with.
+# Notices of loading (tied weights, missing heads) that nobody at the terminal can act on.
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 logging.getLogger("transformers").setLevel(logging.ERROR)

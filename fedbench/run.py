@@ -190,8 +190,9 @@ def claim(output: Path, config: RunConfig) -> None:
         held = read_claim(output)
         if held.hash != config.hash:
             raise OutputError(
-                f"{output}: holds the run {held.name!r} with configuration {held.hash}, this one is "
-                f"{config.name!r} with {config.hash}; choose another --output or remove the directory"
+                f"{output}: holds the run {held.name!r} with configuration {held.hash}, this one "
+                f"is {config.name!r} with {config.hash}; choose another --output or remove the "
+                "directory"
             )
     elif (output / "scores.jsonl").exists():
         raise OutputError(f"{output}: holds scores of something else; choose another --output")

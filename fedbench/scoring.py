@@ -308,7 +308,7 @@ def write_results(
         "created": made["created"],
     }
     details = {c.model.label(): _details(c) for c in result.checkpoints}
-    scores = []
+    scores: list[ScoreRecord] = []
     for key, table in result.tables.items():
         own = common | {"template": result.templates.get(key)}
         scores.extend(score_table(table, own, details, max_failed=max_failed))
@@ -376,7 +376,8 @@ def claim_scores(output: Path, identity: Mapping[str, Any]) -> str:
     if file.exists():
         if file.read_text(encoding="utf-8").strip() != text:
             raise OutputError(
-                f"{output}: holds the scores of another command (see {file}); choose another --output"
+                f"{output}: holds the scores of another command (see {file}); choose another "
+                "--output"
             )
     elif (output / "scores.jsonl").exists() or (output / "run.yaml").exists():
         raise OutputError(f"{output}: holds another run; choose another --output")
@@ -420,8 +421,8 @@ def _checked(checkpoint: Checkpoint, base_hash: str) -> Checkpoint:
         return replace(checkpoint, base_hash=checkpoint.base_hash or checkpoint.weights_hash)
     if checkpoint.base_hash and checkpoint.base_hash != base_hash:
         raise CheckpointError(
-            f"{checkpoint.directory}: was trained on a base with weights {checkpoint.base_hash}, but "
-            f"{checkpoint.base} has {base_hash}; give the right one with --base-model"
+            f"{checkpoint.directory}: was trained on a base with weights {checkpoint.base_hash}, "
+            f"but {checkpoint.base} has {base_hash}; give the right one with --base-model"
         )
     return replace(checkpoint, base_hash=base_hash)
 
@@ -502,8 +503,8 @@ def _download(place: str) -> Path:
     except (OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
         raise CheckpointError(
-            f"{place}: is no directory, and the hub did not give it ({reason}); check the name, the "
-            "network and your access"
+            f"{place}: is no directory, and the hub did not give it ({reason}); check the name, "
+            "the network and your access"
         ) from error
 
 
@@ -528,7 +529,8 @@ def _read_answer_file(file: Path, num_items: int) -> dict[int, str]:
             position, text = int(row["doc_id"]), str(row["completion"])
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(
-                f'{file}:{number}: has no doc_id and completion; write {{"doc_id": 0, "completion": "..."}}'
+                f"{file}:{number}: has no doc_id and completion; write "
+                '{"doc_id": 0, "completion": "..."}'
             ) from error
         if not 0 <= position < num_items:
             raise DataError(

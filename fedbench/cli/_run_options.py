@@ -27,7 +27,7 @@ DEFAULT_RUN = ("leaderboards", "demo/run.yaml")
 def load_run(
     run_file: str | None, overrides: tuple[str, ...], output: Path | None
 ) -> tuple[RunConfig, Path]:
-    """The run's configuration, of the embedded default where no file is given, and its directory."""
+    """The run's configuration (the embedded default without a file) and its directory."""
     from fedbench import resources
     from fedbench.config import load_config
 

@@ -70,7 +70,7 @@ def command(
     output: Path | None,
     as_json: bool,
 ) -> None:
-    """Score checkpoints on tasks, or answers that exist already.
+    r"""Score checkpoints on tasks, or answers that exist already.
 
     \b
     fedbench score --ckpt runs/demo --suite demo --rounds last

@@ -50,7 +50,7 @@ class Source(Part):
     config: str | None = None
     split: str = "train"
     revision: str | None = None
-    """Commit of the hub repository; None where it could not be looked up (the content is pinned)."""
+    """Commit of the hub repository; None where it could not be looked up."""
     random_split: RandomSplit | None = None
     columns: tuple[str, ...]
     """The columns that are used, and hashed."""

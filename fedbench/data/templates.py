@@ -128,5 +128,6 @@ def get_template(name: str) -> Template:
     near = difflib.get_close_matches(name, [*TEMPLATES, CHAT], n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     raise ConfigError(
-        f"unknown template {name!r}: {hint}known are {', '.join([*TEMPLATES, CHAT])}, or a Jinja file"
+        f"unknown template {name!r}: {hint}known are {', '.join([*TEMPLATES, CHAT])}; or give a "
+        "Jinja file"
     )

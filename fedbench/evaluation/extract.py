@@ -17,7 +17,7 @@ Extract = Callable[[str, Sequence[str]], str | None]
 
 
 def label_word(completion: str, labels: Sequence[str]) -> str | None:
-    """The label that occurs as a whole word, in any case; None when none or several different do."""
+    """The label that occurs as a whole word, in any case; None when none or several do."""
     words = set(re.findall(r"\w+", completion.lower()))
     found = [label for label in labels if label.lower() in words]
     return found[0] if len(found) == 1 else None

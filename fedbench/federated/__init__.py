@@ -19,7 +19,7 @@ ALGORITHMS: dict[str, type[FedAvg]] = {"fedavg": FedAvg, "fedprox": FedProx}
 
 BASELINES = {
     "local": "Each client trains alone, on as many samples as it contributes to the federation.",
-    "centralised": "One model trains on the pooled rows, on as many samples as all clients together.",
+    "centralised": "One model trains on the pooled rows, on as many samples as all clients.",
 }
 
 

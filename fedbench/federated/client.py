@@ -94,7 +94,7 @@ def accumulate(base: BaseModel, batch: Sequence[Tokens], local: Local) -> float:
     total = 0.0
     for start in range(0, len(batch), size):
         loss = completion_loss(base, batch[start : start + size]) / num_tokens
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         total += float(loss.detach())
     return total
 

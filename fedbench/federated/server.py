@@ -169,7 +169,7 @@ class _Rounds:
             seed=training.seed,
             round=0,
             last_round=training.config.federation.rounds,
-            model_kind=kind.get(algorithm, "global"),  # type: ignore[arg-type]
+            model_kind=kind.get(algorithm, "global"),
             model_client=client,
             base=training.base.name,
             base_hash=training.base.hash,

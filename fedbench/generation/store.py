@@ -80,8 +80,8 @@ class AnswerStore:
 
     def _full(self, error: Exception) -> OutputError:
         return OutputError(
-            f"{self.file}: cannot be written ({error}); free some space or choose another --output, "
-            "then run the same command again: stored answers are kept"
+            f"{self.file}: cannot be written ({error}); free some space or choose another "
+            "--output, then run the same command again: stored answers are kept"
         )
 
 

@@ -16,8 +16,6 @@ from fedbench.errors import CheckpointError
 from fedbench.generation.backend import Answer, Checkpoint, Question, Request
 from fedbench.model import adapter, load_base
 
-INERT_PROMPTS = 2  # how many prompts show whether an adapter acts
-
 
 class TransformersBackend:
     """Greedy or sampled generation, and exact choice by log-likelihood."""
@@ -187,11 +185,11 @@ class TransformersBackend:
         return alike and rows * longest <= self._batch_tokens
 
     def _refuse_inert(self, module: Any, checkpoint: Checkpoint) -> None:
-        """An adapter that changes nothing is a mistake: not trained, or loaded beside its layers."""
+        """An adapter that changes nothing is a mistake: untrained, or not on its layers."""
         if self._allow_inert:
             return
         words = list(range(min(16, self.base.module.config.vocab_size)))
-        prompts = [words[:8], words[8:]][:INERT_PROMPTS]
+        prompts = [words[:8], words[8:]]
         with torch.inference_mode():
             changed = self._last_logprobs(prompts)
             with module.disable_adapter():

@@ -47,8 +47,9 @@ def macro_f1(sums: Array) -> Array:
 
 @metric(statistics=confusion)
 def weighted_f1(sums: Array) -> Array:
-    """Mean F1 over labels, weighted by how often each is the reference (scikit-learn's
-    `weighted`; the F1 that BloombergGPT and FinGPT print).
+    """Mean F1 over labels, weighted by how often each is the reference.
+
+    scikit-learn's `weighted`; the F1 that BloombergGPT and FinGPT print.
     """
     scores, _, support = _f1_per_label(sums)
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -36,7 +36,7 @@ from fedbench.results.comparison import (
     pair_scores,
     why_missing,
 )
-from fedbench.results.record import SCHEMA, _Record
+from fedbench.results.record import _Record
 from fedbench.results.statistics import Difference, holm, items_to_settle
 
 Verdict = Literal["ok", "regressed", "inconclusive", "missing"]
@@ -51,7 +51,7 @@ EXIT_INCONCLUSIVE = 3
 class CheckRecord(_Record):
     """The verdict on one model and one task."""
 
-    schema_version: Literal[1] = Field(default=SCHEMA, alias="schema")
+    schema_version: Literal[1] = Field(default=1, alias="schema")
     task: str
     variant: str | None = None
     metric: str

@@ -19,7 +19,6 @@ from pydantic import Field
 from fedbench.errors import RecordError
 from fedbench.metrics import METRICS, Metric, Sample
 from fedbench.results.record import (
-    SCHEMA,
     Answers,
     ModelId,
     SampleTable,
@@ -40,7 +39,7 @@ AGREEMENT = 1e-6
 class Comparison(_Record):
     """Two scores and their paired difference, without a verdict."""
 
-    schema_version: Literal[1] = Field(default=SCHEMA, alias="schema")
+    schema_version: Literal[1] = Field(default=1, alias="schema")
     task: str
     variant: str | None = None
     metric: str
@@ -207,9 +206,9 @@ def pair_difference(
         _contradiction(metric, record, *side, results.path)
         for record, side, results in [(theirs, sides[0], candidate), (ours, sides[1], baseline)]
     ]
-    note = "; ".join(c for c in contradictions if c) or None
-    summary = _of_summaries(theirs, ours, margin, confidence) if note else None
-    return PairDifference(difference, summary, aligned.num_failed, aligned.identical, note)
+    found = "; ".join(text for text in contradictions if text)
+    summary = _of_summaries(theirs, ours, margin, confidence) if found else None
+    return PairDifference(difference, summary, aligned.num_failed, aligned.identical, found or None)
 
 
 def align(

@@ -17,13 +17,13 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fedbench.errors import OutputError, RecordError
 
-SCHEMA = 1
+SCHEMA: Final = 1
 
 ModelKind = Literal["base", "global", "client", "merged", "central", "local", "reference"]
 Status = Literal["parsed", "unparsed", "failed"]
@@ -304,7 +304,9 @@ def _parse(kind: type[_R], row: Any, where: str) -> _R:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
-        raise RecordError(f"{where}: {field}: {first['msg']}; the file is not ours or damaged") from error
+        raise RecordError(
+            f"{where}: {field}: {first['msg']}; the file is not ours or damaged"
+        ) from error
 
 
 def _json_lines(file: Path) -> Iterator[tuple[int, Any]]:
@@ -312,7 +314,9 @@ def _json_lines(file: Path) -> Iterator[tuple[int, Any]]:
         data = file.read_bytes()
         text = gzip.decompress(data).decode() if file.suffix == ".gz" else data.decode()
     except FileNotFoundError as error:
-        raise RecordError(f"{file}: does not exist; give a results directory of fedbench") from error
+        raise RecordError(
+            f"{file}: does not exist; give a results directory of fedbench"
+        ) from error
     except (OSError, EOFError, UnicodeDecodeError) as error:
         raise RecordError(f"{file}: cannot be read ({error})") from error
     for number, line in enumerate(text.split("\n"), start=1):

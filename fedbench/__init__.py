@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from fedbench.config import RunConfig as RunConfig
     from fedbench.config import load_config as load_config
     from fedbench.results.check import check as check
-    from fedbench.results.check import compare as compare
+    from fedbench.results.comparison import compare as compare
     from fedbench.run import score_run as score_run
     from fedbench.run import train as train
     from fedbench.scoring import score as score
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _WHERE = {
     "RunConfig": "fedbench.config",
     "check": "fedbench.results.check",
-    "compare": "fedbench.results.check",
+    "compare": "fedbench.results.comparison",
     "load_config": "fedbench.config",
     "score": "fedbench.scoring",
     "score_run": "fedbench.run",

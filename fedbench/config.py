@@ -49,6 +49,15 @@ class Lora(Part):
     target_modules: str | tuple[str, ...] = "all-linear"
 
 
+class Cloze(Part):
+    """Questions made from plain text alone (`fedbench.data.cloze`)."""
+
+    words: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Words that are taken out, or asked for, where a text has one."""
+    repeats: Positive = 3
+    """How often each text is used."""
+
+
 class Pretrain(Part):
     """A small Llama made within the run from named public text.
 
@@ -58,8 +67,12 @@ class Pretrain(Part):
 
     text: tuple[str, ...]
     """Data sets (`fedbench list datasets`) whose rows are read; no scored item is among them."""
+    cloze: Cloze | None = None
+    """Ask about the text instead of continuing it."""
     words: tuple[str, ...] = ()
     """Words that the tokenizer must know although the text lacks them (the label words)."""
+    lowercase: bool = False
+    """The tokenizer folds case and writes every URL alike: fewer words to learn."""
     template: str = "fingpt"
     vocab_size: Positive = 1536
     hidden_size: Positive = 128
@@ -191,6 +204,8 @@ class Local(Part):
     batch_size: Positive = 16
     micro_batch_size: Positive | None = None
     """Sequences per forward pass; None: the whole batch. Gradients are accumulated."""
+    group_by_length: bool = False
+    """Batch a round's rows by like length: less padding, batches no longer a random draw."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: Annotated[float, Field(gt=0)] = 2e-4
     final_learning_rate: Annotated[float, Field(ge=0)] | None = None
@@ -206,6 +221,8 @@ class Method(Part):
 
     algorithm: str
     name: str
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    """In place of `local.learning_rate`; the final one keeps its ratio."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Hyper-parameters, checked against the algorithm's own fields."""
 
@@ -217,10 +234,9 @@ def _method(value: Any) -> Any:
     if isinstance(value, str):
         return {"algorithm": value, "name": value}
     if isinstance(value, dict) and "algorithm" in value:
-        rest = {key: item for key, item in value.items() if key not in ("algorithm", "name")}
-        options = rest.pop("options", {}) | rest
-        name = value.get("name", value["algorithm"])
-        return {"algorithm": value["algorithm"], "name": name, "options": options}
+        own = {key: value[key] for key in Method.model_fields if key in value}
+        options = {key: item for key, item in value.items() if key not in own}
+        return {"name": value["algorithm"], **own, "options": options | value.get("options", {})}
     raise ValueError("give a name such as fedavg, or a mapping such as {algorithm: fedprox, mu: 1}")
 
 
@@ -291,6 +307,15 @@ class RunConfig(Part):
                     f"{field}: {sorted(twice)[0]!r} occurs twice; give each its own name"
                 )
         return self
+
+    def local_for(self, name: str) -> Local:
+        """The local training of a method, at its own learning rate where it has one."""
+        rate = next(method.learning_rate for method in self.methods if method.name == name)
+        if rate is None:
+            return self.local
+        final = self.local.final_learning_rate
+        scaled = None if final is None else final * rate / self.local.learning_rate
+        return self.local.model_copy(update={"learning_rate": rate, "final_learning_rate": scaled})
 
     @property
     def hash(self) -> str:

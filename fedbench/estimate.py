@@ -95,7 +95,7 @@ def _model_of(config: RunConfig) -> BaseModel:
     pretrain = config.model.pretrain
     if pretrain is None:
         return load_base(str(config.model.name), config.model)
-    examples = public_text(pretrain, config.data.mirror, [])[:2000]
+    examples = public_text(pretrain, 0, config.data.mirror, [])[:2000]
     texts = (f"{turn.instruction}{turn.input}{turn.response}" for e in examples for turn in e.turns)
     tokenizer = make_tokenizer(texts, pretrain.words, pretrain.vocab_size)
     module = make_llama(pretrain, tokenizer, seed=0).to(pick_device(config.model.device))

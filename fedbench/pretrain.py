@@ -21,7 +21,9 @@ import torch
 import transformers
 
 from fedbench.config import Pretrain
+from fedbench.data.cloze import cloze
 from fedbench.data.datasets import Example, find_overlaps, load_examples
+from fedbench.data.partition import group_duplicates
 from fedbench.data.templates import Template, get_template
 from fedbench.data.tokenize import Tokens, cut_to_length, encode
 from fedbench.errors import OutputError
@@ -40,7 +42,7 @@ def pretrained(
     config: Pretrain,
     seed: int,
     mirror: str | None,
-    scored_texts: Sequence[str],
+    private_texts: Sequence[str],
     progress: Progress,
 ) -> Path:
     """The directory of the model that `config` describes, made now or taken from the cache.
@@ -49,14 +51,15 @@ def pretrained(
         config: text, sizes and steps.
         seed: of initialisation and data order, unless the configuration has its own.
         mirror: where the text is read from.
-        scored_texts: items that will be scored; rows of text that contain one are left out.
+        private_texts: scored items and the clients' rows; public text that shares one is left
+            out.
         progress: told of every step.
 
     Raises:
         OutputError: the cache cannot be written.
     """
     seed = seed if config.seed is None else config.seed
-    examples = public_text(config, mirror, scored_texts)
+    examples = public_text(config, seed, mirror, private_texts)
     place = cache_directory() / "models" / _key(config, seed, examples)
     if not weight_files(place):
         try:
@@ -69,11 +72,16 @@ def pretrained(
     return place
 
 
-def public_text(config: Pretrain, mirror: str | None, scored_texts: Sequence[str]) -> list[Example]:
-    """The rows to pre-train on, without those that contain a scored item or lie within one."""
+def public_text(
+    config: Pretrain, seed: int, mirror: str | None, private_texts: Sequence[str]
+) -> list[Example]:
+    """The rows to pre-train on: none shares a private text, none has another's text."""
     examples = [e for name in config.text for e in load_examples(name, mirror)]
-    overlapping = find_overlaps([example.text for example in examples], scored_texts)
-    return [example for n, example in enumerate(examples) if n not in overlapping]
+    texts = [example.text for example in examples]
+    left_out = find_overlaps(texts, private_texts)
+    firsts = [group[0] for group in group_duplicates(texts) if group[0] not in left_out]
+    public = [examples[position] for position in firsts]
+    return cloze(public, config.cloze, seed) if config.cloze else public
 
 
 def cache_directory() -> Path:
@@ -83,10 +91,17 @@ def cache_directory() -> Path:
 
 
 def make_tokenizer(
-    texts: Iterator[str], words: Sequence[str], vocab_size: int
+    texts: Iterator[str], words: Sequence[str], vocab_size: int, *, lowercase: bool = False
 ) -> transformers.PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer in which each of `words`, with a space before it, is one token."""
     tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+    if lowercase:
+        tokenizer.normalizer = tokenizers.normalizers.Sequence(
+            [
+                tokenizers.normalizers.Replace(tokenizers.Regex(r"https?://\S+"), "http"),
+                tokenizers.normalizers.Lowercase(),
+            ]
+        )
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(
         [
             tokenizers.pre_tokenizers.Digits(individual_digits=True),
@@ -137,9 +152,9 @@ def _make(
     config: Pretrain, seed: int, examples: Sequence[Example], place: Path, progress: Progress
 ) -> None:
     template = get_template(config.template)
-    tokenizer = make_tokenizer(
-        (_written(example, template) for example in examples), config.words, config.vocab_size
-    )
+    words = [*config.words, *(config.cloze.words if config.cloze else ())]
+    written = (_written(example, template) for example in examples)
+    tokenizer = make_tokenizer(written, words, config.vocab_size, lowercase=config.lowercase)
     model = make_llama(config, tokenizer, seed)
     sequences = [
         cut_to_length(_tokens(example, template, tokenizer), config.max_length)

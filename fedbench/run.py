@@ -131,7 +131,8 @@ def train(config: RunConfig, output: Path, progress: Progress = silent, command:
         if is_trained(config, output, seed):
             continue
         started = time.monotonic()
-        place = base_directory(config, seed, data.scored_texts, progress)
+        private = data.scored_texts + [example.text for example in data.examples]
+        place = base_directory(config, seed, private, progress)
         seconds["pre-training"] = seconds.get("pre-training", 0.0) + time.monotonic() - started
         if base is None or base.name != place:
             base = load_base(place, config.model)
@@ -216,13 +217,13 @@ def is_trained(config: RunConfig, output: Path, seed: int) -> bool:
 
 
 def base_directory(
-    config: RunConfig, seed: int, scored_texts: Sequence[str], progress: Progress
+    config: RunConfig, seed: int, private_texts: Sequence[str], progress: Progress
 ) -> str:
     """Where the base model of a seed is: a hub id or directory, or one made within the run."""
     if config.model.pretrain is None:
         return str(config.model.name)
     mirror = config.data.mirror
-    return str(pretrained(config.model.pretrain, seed, mirror, scored_texts, progress))
+    return str(pretrained(config.model.pretrain, seed, mirror, private_texts, progress))
 
 
 def write_partition(

@@ -525,13 +525,13 @@ def _named_base(settings: Path) -> str:
 def _read_answer_file(file: Path, num_items: int) -> dict[int, str]:
     given: dict[int, str] = {}
     for number, row in _rows(file):
-        try:
-            position, text = int(row["doc_id"]), str(row["completion"])
-        except (KeyError, TypeError, ValueError) as error:
+        fields = row if isinstance(row, dict) else {}
+        position, text = fields.get("doc_id"), fields.get("completion")
+        if not isinstance(position, int) or not isinstance(text, str):
             raise DataError(
                 f"{file}:{number}: has no doc_id and completion; write "
                 '{"doc_id": 0, "completion": "..."}'
-            ) from error
+            )
         if not 0 <= position < num_items:
             raise DataError(
                 f"{file}:{number}: doc_id {position} is not among the {num_items} items"

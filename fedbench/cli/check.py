@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fedbench.cli._output import json_option, print_json
-from fedbench.cli.compare import number, print_table, with_interval
+from fedbench.cli.compare import number, print_table, score_name, with_interval
 
 if TYPE_CHECKING:
     from fedbench.results.check import CheckRecord
@@ -49,24 +49,22 @@ def command(candidate: Path, baseline: Path, max_drop: float, strict: bool, as_j
 
 
 def _print(records: Sequence[CheckRecord]) -> None:
-    rows = [
-        [
-            record.task if record.variant is None else f"{record.task}:{record.variant}",
-            record.metric,
-            record.model,
-            number(record.baseline_value, record.metric),
-            number(record.value, record.metric),
-            with_interval(record.delta, record.ci_low, record.ci_high, record.metric),
-            number(record.margin, record.metric),
-            record.verdict,
-            _remark(record),
-        ]
-        for record in records
-    ]
     print_table(
-        ["task", "metric", "model", "baseline", "candidate", "better by", "margin", "verdict", ""],
-        rows,
-        "Shares in points. 'ok' holds per task; 'regressed' is corrected for all rows (Holm).",
+        ["score", "model", "baseline", "candidate", "better by", "margin", "verdict"],
+        [
+            [
+                score_name(record.task, record.variant, record.metric),
+                record.model,
+                number(record.baseline_value, record.metric),
+                number(record.value, record.metric),
+                with_interval(record.delta, record.ci_low, record.ci_high, record.metric),
+                number(record.margin, record.metric),
+                record.verdict,
+            ]
+            for record in records
+        ],
+        [_remark(record) for record in records],
+        "Shares in points, 95 % intervals; ok holds per row, regressed over all rows (Holm).",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,41 +27,61 @@ def command(a: Path, b: Path, as_json: bool) -> None:
     if as_json:
         print_json(record.to_json() for record in records)
         return
-    rows = [
-        [
-            record.task if record.variant is None else f"{record.task}:{record.variant}",
-            record.metric,
-            record.model,
-            number(record.value_a, record.metric),
-            number(record.value_b, record.metric),
-            with_interval(record.delta, record.ci_low, record.ci_high, record.metric),
-            "–" if record.p_value is None else f"{record.p_value:.2g}",
-            number(record.smallest_detectable, record.metric),
-            record.note or "",
-        ]
-        for record in records
-    ]
     print_table(
-        ["task", "metric", "model", "A", "B", "B better by", "p", "detectable", ""],
-        rows,
-        "Shares in points; p is not corrected for the number of rows.",
+        ["score", "model", "A", "B", "B better by", "p", "detectable"],
+        [
+            [
+                score_name(record.task, record.variant, record.metric),
+                record.model,
+                number(record.value_a, record.metric),
+                number(record.value_b, record.metric),
+                with_interval(record.delta, record.ci_low, record.ci_high, record.metric),
+                "–" if record.p_value is None else f"{record.p_value:.2g}",
+                number(record.smallest_detectable, record.metric),
+            ]
+            for record in records
+        ],
+        [record.note for record in records],
+        "Shares in points, 95 % intervals; p is not corrected for the number of rows.",
     )
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> None:
-    """A table for people on stdout; remarks in the last column wrap, numbers never do."""
+def print_table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    remarks: Sequence[str | None],
+    caption: str,
+) -> None:
+    """A table for people on stdout, and below it the remark on each row that has one.
+
+    The first two columns wrap, the others hold numbers and never do.
+    """
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(caption=caption, caption_justify="left")
-    for column in columns[:-1]:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in columns[:2]:
+        table.add_column(column, overflow="fold")
+    for column in columns[2:]:
         table.add_column(column, no_wrap=True)
-    table.add_column(columns[-1])
     for row in rows:
         table.add_row(*row)
-    console = Console(highlight=False, markup=False)
     # A pipe has no width, and numbers that were cut off are of no use in a log.
-    console.print(table, width=None if console.is_terminal else 200)
+    width = None if sys.stdout.isatty() else 200
+    console = Console(width=width, highlight=False, markup=False)
+    console.print(table)
+    for row, remark in zip(rows, remarks, strict=True):
+        if remark:
+            console.print(f"{row[0]}, {row[1]}: {remark}", soft_wrap=True)
+    console.print(caption, soft_wrap=True)
+
+
+def score_name(task: str, variant: str | None, metric: str) -> str:
+    """``fpb accuracy``, or ``fpb:fingpt accuracy`` for a variant."""
+    from fedbench.results.record import task_key
+
+    return f"{task_key(task, variant)} {metric}"
 
 
 def number(value: float | None, metric: str) -> str:

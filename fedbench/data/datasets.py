@@ -13,8 +13,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Annotated
 
 import jinja2
+from pydantic import AfterValidator
 
 from fedbench import resources
 from fedbench.config import Part, read_yaml, validated
@@ -41,16 +43,28 @@ class Example:
         )
 
 
+def _checked_jinja(text: str) -> str:
+    try:
+        jinja2.Environment().parse(text)
+    except jinja2.TemplateSyntaxError as error:
+        raise ValueError(f"is not valid Jinja ({error})") from error
+    return text
+
+
+Jinja = Annotated[str, AfterValidator(_checked_jinja)]
+"""Text in which columns are named in braces."""
+
+
 class DatasetConfig(Part):
     """A data set and how its rows become turns (Jinja over the columns)."""
 
     description: str = ""
     license: str = "unknown"
     source: Source
-    instruction: str = ""
-    input: str = ""
-    response: str
-    label: str | None = None
+    instruction: Jinja = ""
+    input: Jinja = ""
+    response: Jinja
+    label: Jinja | None = None
 
 
 def load_examples(name: str, mirror: str | None = None, limit: int | None = None) -> list[Example]:
@@ -146,7 +160,7 @@ def _occurrences(needles: Sequence[str], haystacks: Sequence[str]) -> Iterator[t
 def _example(fields: dict[str, jinja2.Template], row: Row, where: str) -> Example:
     try:
         values = {field: template.render(row) for field, template in fields.items()}
-    except jinja2.UndefinedError as error:
+    except (jinja2.UndefinedError, TypeError) as error:
         raise DataError(f"{where}: {error}; correct the column names in its description") from error
     turn = Turn(values["instruction"], values["input"], values["response"])
     return Example((turn,), values.get("label"))

@@ -13,11 +13,12 @@ import io
 import json
 import math
 import os
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -39,7 +40,7 @@ class RandomSplit(Part):
 
     seed: int
     test_size: Fraction
-    part: str = "test"
+    part: Literal["train", "test"] = "test"
 
 
 class Source(Part):
@@ -174,7 +175,7 @@ def _read_file(file: Path, sha256: str | None = None) -> list[Row]:
         if file.suffix == ".gz":
             data = gzip.decompress(data)
         return _parse(data, file)
-    except (OSError, EOFError, ValueError, csv.Error) as error:
+    except (OSError, EOFError, ValueError, csv.Error, zlib.error) as error:
         raise DataError(f"{file}: is damaged ({error}); fetch it again or repair it") from error
 
 
@@ -188,9 +189,10 @@ def _parse(data: bytes, file: Path) -> list[Row]:
         case ".csv":
             rows = list(csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline="")))
         case _:
-            import pandas
+            import pyarrow.parquet
 
-            rows = pandas.read_parquet(io.BytesIO(data)).to_dict("records")
+            # Not through pandas, which turns a whole number beside an empty cell into a float.
+            rows = pyarrow.parquet.read_table(io.BytesIO(data)).to_pylist()
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ValueError("it holds something else than a list of rows with named columns")
     return rows

@@ -78,7 +78,8 @@ def encode(prompt: str, completion: str, template: Template, tokenizer: Any) -> 
     if ids and ids[-1] == tokenizer.eos_token_id and offsets[-1][0] == offsets[-1][1]:
         ids, offsets = ids[:-1], offsets[:-1]
     num_prompt = sum(end <= len(prompt) for _, end in offsets)
-    return Tokens((*ids, tokenizer.eos_token_id), len(ids) - num_prompt + 1)
+    # Nothing comes before the first token that could predict it, so it is never completion.
+    return Tokens((*ids, tokenizer.eos_token_id), len(ids) - max(num_prompt, 1) + 1)
 
 
 def cut_to_length(tokens: Tokens, max_length: int) -> Tokens:

@@ -24,13 +24,13 @@ def label_word(completion: str, labels: Sequence[str]) -> str | None:
 
 
 def fingpt_sentiment(completion: str, labels: Sequence[str]) -> str:
-    """FinGPT's rule: "positive" anywhere, else "negative" anywhere, else neutral.
+    """FinGPT's rule: "positive" or "Positive" anywhere, else "negative" likewise, else neutral.
 
     It never leaves an answer unparsed, so garbage counts as neutral, which is the largest class.
     Source: https://github.com/AI4Finance-Foundation/FinGPT (benchmarks, `change_target`).
     """
     for label in ("positive", "negative"):
-        if label in completion:
+        if label in completion or label.capitalize() in completion:
             return label
     return "neutral"
 

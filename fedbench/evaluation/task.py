@@ -19,6 +19,7 @@ from pydantic import Field, model_validator
 
 from fedbench import resources
 from fedbench.config import Part, Positive, read_yaml, validated
+from fedbench.data.datasets import Jinja
 from fedbench.data.rows import Row, Source, load_rows
 from fedbench.data.templates import Turn
 from fedbench.errors import ConfigError, DataError
@@ -50,15 +51,15 @@ class Task(Part):
     license: str = "unknown"
     dataset: Source
     kind: Literal["generate", "choice"] = "generate"
-    prompt: str
+    prompt: Jinja
     """Jinja over the columns: what is asked."""
-    input: str = ""
+    input: Jinja = ""
     """Jinja: the text it is asked about, for templates that set it apart."""
-    reference: str
+    reference: Jinja
     """Jinja: the right answer."""
     labels: tuple[str, ...] = ()
     """The closed set of answers; also the choices of kind `choice`."""
-    cluster: str | None = None
+    cluster: Jinja | None = None
     """Jinja: what items share that are not independent (a passage, a question)."""
     extract: str = "verbatim"
     template: str | None = None

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -44,7 +45,7 @@ def train_client(
     optimizer = make_optimizer(list(trainable(base.module).values()), local, message.learning_rate)
     base.module.train()
     losses = []
-    for indices in batches(len(data), local, message):
+    for indices in batches(data, local, message):
         losses.append(accumulate(base, [data[index] for index in indices], local))
         if not math.isfinite(losses[-1]):
             raise DataError(
@@ -65,26 +66,37 @@ def train_client(
     )
 
 
-def batches(num_examples: int, local: Local, message: ClientMessage) -> Iterator[list[int]]:
+def batches(data: Sequence[Tokens], local: Local, message: ClientMessage) -> list[list[int]]:
     """Rows of each step. A client goes through its shuffled rows again and again, across rounds.
 
     The order of pass p depends on (seed, client, p) alone, so a resumed run goes on with the rows
     that are next.
     """
-    position = message.num_samples_before
-    order: list[int] = []
-    current = -1
-    for _ in range(local.max_steps):
-        batch = []
-        for _ in range(local.batch_size):
-            epoch, offset = divmod(position, num_examples)
-            if epoch != current:
-                order = list(range(num_examples))
-                random.Random(f"{message.seed}/{message.client}/{epoch}").shuffle(order)
-                current = epoch
-            batch.append(order[offset])
-            position += 1
-        yield batch
+    first = message.num_samples_before
+    rows = [
+        _shuffled(len(data), message, position // len(data))[position % len(data)]
+        for position in range(first, first + local.max_steps * local.batch_size)
+    ]
+    if local.group_by_length:
+        rows.sort(key=lambda row: len(data[row].ids))
+    steps = [
+        rows[start : start + local.batch_size] for start in range(0, len(rows), local.batch_size)
+    ]
+    if local.group_by_length:
+        random.Random(f"batches/{message.seed}/{message.client}/{message.round}").shuffle(steps)
+    return steps
+
+
+@lru_cache(maxsize=4)
+def _order(num_examples: int, key: str) -> tuple[int, ...]:
+    order = list(range(num_examples))
+    random.Random(key).shuffle(order)
+    return tuple(order)
+
+
+def _shuffled(num_examples: int, message: ClientMessage, epoch: int) -> tuple[int, ...]:
+    """The client's row order in one pass over its rows."""
+    return _order(num_examples, f"{message.seed}/{message.client}/{epoch}")
 
 
 def accumulate(base: BaseModel, batch: Sequence[Tokens], local: Local) -> float:

@@ -77,7 +77,7 @@ def learning_rate(local: Local, round: int, rounds: int) -> float:
 
 def train_federated(training: Training, name: str, algorithm: FedAvg) -> None:
     """Train the global model over all rounds; goes on from the last committed one."""
-    cohorts = training.cohorts()
+    cohorts, local = training.cohorts(), training.config.local_for(name)
     rounds = _Rounds(training, name, training.directory / name / f"seed-{training.seed}")
     state, server_state, done = rounds.resume(algorithm.start(training.initial_state))
     for round in range(done.round + 1, len(cohorts) + 1):
@@ -87,8 +87,8 @@ def train_federated(training: Training, name: str, algorithm: FedAvg) -> None:
                 round=round,
                 seed=training.seed,
                 state=state,
-                learning_rate=learning_rate(training.config.local, round, len(cohorts)),
-                num_samples_before=_samples_before(training.config.local, cohorts, round, client),
+                learning_rate=learning_rate(local, round, len(cohorts)),
+                num_samples_before=_samples_before(local, cohorts, round, client),
                 broadcast=algorithm.broadcast(server_state, client),
             )
             for client in cohorts[round - 1]
@@ -98,7 +98,7 @@ def train_federated(training: Training, name: str, algorithm: FedAvg) -> None:
                 training.base,
                 training.shards[message.client],
                 message,
-                training.config.local,
+                local,
                 algorithm.gradient_hook(message),
             )
             for message in messages
@@ -109,7 +109,7 @@ def train_federated(training: Training, name: str, algorithm: FedAvg) -> None:
 
 def train_local(training: Training, name: str, client: int) -> None:
     """Train one client alone, in the rounds and on the samples of its federated turns."""
-    cohorts = training.cohorts()
+    cohorts, local = training.cohorts(), training.config.local_for(name)
     directory = training.directory / name / f"seed-{training.seed}" / f"client-{client:03d}"
     rounds = _Rounds(training, name, directory, client)
     state, _, done = rounds.resume({})
@@ -121,24 +121,23 @@ def train_local(training: Training, name: str, client: int) -> None:
                 round=round,
                 seed=training.seed,
                 state=state,
-                learning_rate=learning_rate(training.config.local, round, len(cohorts)),
-                num_samples_before=_samples_before(training.config.local, cohorts, round, client),
+                learning_rate=learning_rate(local, round, len(cohorts)),
+                num_samples_before=_samples_before(local, cohorts, round, client),
             )
             shard = training.shards[client]
-            updates = [train_client(training.base, shard, message, training.config.local, None)]
+            updates = [train_client(training.base, shard, message, local, None)]
             state = updates[0].state
         done = rounds.commit(state, {}, _tell(done, round, [], updates))
 
 
 def train_centralised(training: Training, name: str) -> None:
     """Train on the pooled rows, each round on as many samples as its cohort would use."""
-    cohorts = training.cohorts()
+    cohorts, local = training.cohorts(), training.config.local_for(name)
     pooled = [tokens for shard in training.shards for tokens in shard]
     rounds = _Rounds(training, name, training.directory / name / f"seed-{training.seed}")
     state, _, done = rounds.resume({})
     for round in range(done.round + 1, len(cohorts) + 1):
-        steps = training.config.local.max_steps * len(cohorts[round - 1])
-        local = training.config.local.model_copy(update={"max_steps": steps})
+        steps = local.max_steps * len(cohorts[round - 1])
         message = ClientMessage(
             client=POOLED,
             round=round,
@@ -147,7 +146,8 @@ def train_centralised(training: Training, name: str) -> None:
             learning_rate=learning_rate(local, round, len(cohorts)),
             num_samples_before=done.train_examples,
         )
-        update = train_client(training.base, pooled, message, local, None)
+        longer = local.model_copy(update={"max_steps": steps})
+        update = train_client(training.base, pooled, message, longer, None)
         state = update.state
         done = rounds.commit(state, {}, _tell(done, round, [], [update]))
 

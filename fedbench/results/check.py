@@ -20,7 +20,7 @@ detectable difference are printed beside and decide nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -36,7 +36,7 @@ from fedbench.results.comparison import (
     pair_scores,
     why_missing,
 )
-from fedbench.results.record import _Record
+from fedbench.results.record import SCHEMA, _Record
 from fedbench.results.statistics import Difference, holm, items_to_settle
 
 Verdict = Literal["ok", "regressed", "inconclusive", "missing"]
@@ -51,7 +51,7 @@ EXIT_INCONCLUSIVE = 3
 class CheckRecord(_Record):
     """The verdict on one model and one task."""
 
-    schema_version: Literal[1] = Field(default=1, alias="schema")
+    schema_version: Literal[1] = Field(default=SCHEMA, alias="schema")
     task: str
     variant: str | None = None
     metric: str
@@ -112,19 +112,23 @@ def check(
     if not pairs:
         raise RecordError(f"{baseline}: holds no headline score; score at least one task for it")
     found = [pair_difference(pair, theirs, ours, max_drop, confidence) for pair in pairs]
-    tests = [_tests(differences) for differences in found]
-    adjusted = iter(holm([test.p_regressed for group in tests for test in group]))
-    num_tests = sum(len(group) for group in tests)
+    # Two families: a record that was edited must not water down what the items show.
+    families = [
+        _adjusted({i: f.difference for i, f in enumerate(found) if f and not f.identical}),
+        _adjusted({i: f.summary for i, f in enumerate(found) if f and f.summary}),
+    ]
     records = []
-    for pair, differences, group in zip(pairs, found, tests, strict=True):
+    for index, (pair, differences) in enumerate(zip(pairs, found, strict=True)):
         blank = _blank(pair, max_drop, confidence)
         if differences is None:
             note = why_missing(pair, candidate)
             records.append(blank.model_copy(update={"verdict": "missing", "note": note}))
             continue
-        judged = [_judged(blank, test, float(next(adjusted)), num_tests) for test in group]
+        judged = [
+            _judged(blank, *family[index], len(family)) for family in families if index in family
+        ]
         if differences.identical:
-            judged.append(_filled(blank, differences.difference, "ok", "identical answers"))
+            judged.insert(0, _filled(blank, differences.difference, "ok", "identical answers"))
         standing = max(judged, key=lambda record: SEVERITY[record.verdict])
         records.append(_annotated(standing, differences))
     return records
@@ -140,12 +144,12 @@ def exit_code(records: Sequence[CheckRecord], strict: bool = False) -> int:
     return 0
 
 
-def _tests(found: PairDifference | None) -> list[Difference]:
-    """The comparisons that may raise an alarm: by item, and of recorded values that disagree."""
-    if found is None:
-        return []
-    by_item = [] if found.identical else [found.difference]
-    return by_item + ([found.summary] if found.summary else [])
+def _adjusted(tests: Mapping[int, Difference]) -> dict[int, tuple[Difference, float]]:
+    """Each comparison with its one-sided p-value, corrected by Holm for the others."""
+    p_values = holm([test.p_regressed for test in tests.values()])
+    return {
+        index: (test, float(p)) for (index, test), p in zip(tests.items(), p_values, strict=True)
+    }
 
 
 def _judged(blank: CheckRecord, test: Difference, adjusted: float, num_tests: int) -> CheckRecord:

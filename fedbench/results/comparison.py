@@ -19,6 +19,7 @@ from pydantic import Field
 from fedbench.errors import RecordError
 from fedbench.metrics import METRICS, Metric, Sample
 from fedbench.results.record import (
+    SCHEMA,
     Answers,
     ModelId,
     SampleTable,
@@ -39,7 +40,7 @@ AGREEMENT = 1e-6
 class Comparison(_Record):
     """Two scores and their paired difference, without a verdict."""
 
-    schema_version: Literal[1] = Field(default=1, alias="schema")
+    schema_version: Literal[1] = Field(default=SCHEMA, alias="schema")
     task: str
     variant: str | None = None
     metric: str
@@ -436,7 +437,7 @@ def _contradiction(
     if record.value is None or abs(record.value - value) <= AGREEMENT:
         return None
     text = f"{path} records {record.value:.6g} where its items give {value:.6g}"
-    _log.warning("%s: %s %s: %s", path, record.task_key, record.metric, text)
+    _log.warning("%s %s: %s", record.task_key, record.metric, text)
     return text
 
 

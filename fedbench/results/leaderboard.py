@@ -15,11 +15,12 @@ from __future__ import annotations
 import difflib
 import math
 import statistics as stdlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
+import numpy as np
 from pydantic import Field, model_validator
 
 from fedbench import resources
@@ -38,12 +39,23 @@ from fedbench.results.record import (
     read_samples,
     read_scores,
 )
-from fedbench.results.statistics import Contrast, combine_strata, contrast, holm
+from fedbench.results.statistics import (
+    FEW_UNITS,
+    Contrast,
+    Interval,
+    combine_strata,
+    contrast,
+    holm,
+)
 
 SPEC_FILE = "leaderboard.yaml"
 SCORES_FILE = "scores.jsonl"
 DRAWS = 2_000
-"""Bootstrap draws per cell: the ends move by 3 % of the half width, and a table takes seconds."""
+"""Bootstrap draws: another seed moves the ends by about 3 % of the half width."""
+DRAWS_AT_ONCE = 100
+"""So many draws of a few thousand items stay in the processor's cache."""
+SEED = 0
+NOT_KEPT = "the answers to its items are not kept, or its runs had different items"
 
 FEDERATED: tuple[ModelKind, ...] = ("global", "merged")
 _ORDER: tuple[ModelKind, ...] = (
@@ -204,7 +216,6 @@ class MethodDifference:
     """Adjusted for the number of differences in the table (Holm 1979)."""
     by_seed: Mapping[int, float] = field(default_factory=dict)
     num_examples: int | None = None
-    """Items that all models involved have answered."""
     reason: str = ""
 
     @property
@@ -407,11 +418,12 @@ def build(spec: LeaderboardSpec, runs: Sequence[Results]) -> Table:
     records = [r for run in runs for r in run.scores if _is_shown(r, spec)]
     _check_one_version(records)
     found = sorted({r.seed for r in records if r.seed is not None})
+    standing = {r.model for r in records if r.selected_by is not None}
     source = _Source(
         spec=spec,
         seeds=spec.seeds or tuple(found),
         num_clients=_num_clients(runs, records),
-        items={task: _Items.of(task, runs) for task in spec.tasks},
+        items={task: _Items.of(task, runs, standing) for task in spec.tasks},
     )
     columns = _columns(spec, records)
     groups = _groups([r for r in records if r.selected_by is not None])
@@ -456,70 +468,109 @@ class _Source:
     items: Mapping[str, _Items | None]
     """Item statistics by task key; None where no answers are kept."""
 
-    def contrast(
-        self, task: str, metric: str, terms: Terms, *, joint: bool = False
-    ) -> tuple[Contrast, int] | None:
-        """The combination of scores on one task, and on how many items; None without answers."""
+    def contrast(self, task: str, metric: str, terms: Terms) -> Contrast | None:
+        """The combination of scores on one task; None without answers."""
         items = self.items[task]
-        if items is None or metric not in METRICS:
-            return None
-        return items.contrast(METRICS[metric], terms, self.spec.confidence, joint)
+        return None if items is None else items.contrast(METRICS[metric], terms, self.spec)
 
 
 @dataclass(frozen=True)
 class _Items:
-    """What every model answered to the items of one task, as statistics of metrics."""
+    """What the standing models answered to the items of one task, resampled once for all.
+
+    `statistics.contrast` would resample for every cell and difference by itself, which takes a
+    minute where this takes seconds.
+    """
 
     table: SampleTable
     answers: Mapping[ModelId, Answers]
-    cache: dict[tuple[ModelId, object], Array] = field(default_factory=dict)
-    contrasts: dict[object, tuple[Contrast, int]] = field(default_factory=dict)
+    resampled: dict[str, tuple[Array, Array]] = field(default_factory=dict)
+    """Metric -> (models,) scores and (DRAWS, models) bootstrap draws of them."""
+    statistics: dict[object, list[Array]] = field(default_factory=dict)
+    """Statistics function -> (n, d) per model; metrics may share one."""
 
     @classmethod
-    def of(cls, task: str, runs: Sequence[Results]) -> _Items | None:
+    def of(cls, task: str, runs: Sequence[Results], models: Container[ModelId]) -> _Items | None:
         """The answers of all runs that asked the same items; None where none were kept."""
         tables = [run.samples[task] for run in runs if task in run.samples]
         if not tables:
             return None
-        same = [t for t in tables if (t.item_ids, t.item_hashes) == _items_of(tables[0])]
-        return cls(tables[0], {a.model: a for table in same for a in table.answers})
+        items = (tables[0].item_ids, tables[0].item_hashes)
+        same = [table for table in tables if (table.item_ids, table.item_hashes) == items]
+        answers = {a.model: a for table in same for a in table.answers if a.model in models}
+        return cls(tables[0], answers)
 
-    def contrast(
-        self, metric: Metric, terms: Terms, confidence: float, joint: bool
-    ) -> tuple[Contrast, int] | None:
-        """Sum of coefficient times score; `joint` leaves out items that any model failed on."""
-        if any(model not in self.answers for _, model in terms):
+    def contrast(self, metric: Metric, terms: Terms, spec: LeaderboardSpec) -> Contrast | None:
+        """Sum of coefficient times score; None where the answers of a model are not kept.
+
+        A model's failed items count for no score, as in its record.
+        """
+        position = {model: n for n, model in enumerate(self.answers)}
+        if any(model not in position for _, model in terms):
             return None
-        key = (metric.name, terms, joint)
-        if key not in self.contrasts:
-            kept = self._kept([model for _, model in terms], joint)
-            clusters = self.table.clusters
-            estimate = contrast(
-                [(c, metric, self._statistics(model, metric)[kept]) for c, model in terms],
-                [clusters[n] for n in kept] if clusters else None,
-                confidence,
-                DRAWS,
-            )
-            self.contrasts[key] = estimate, len(kept)
-        return self.contrasts[key]
+        columns = [position[model] for _, model in terms]
+        coefficients = np.array([coefficient for coefficient, _ in terms])
+        scores, draws = self._resample(metric)
+        value = float(coefficients @ scores[columns])
+        combined = draws[:, columns] @ coefficients
+        combined = combined[np.isfinite(combined)]
+        if self._num_units < FEW_UNITS or len(combined) < 2 or np.ptp(combined) < 1e-12:
+            # Too little varies for percentiles to be honest; there it is quick.
+            statistics = self._statistics(metric)
+            exact = [(c, metric, statistics[n]) for c, n in zip(coefficients, columns, strict=True)]
+            return contrast(exact, self.table.clusters, spec.confidence, DRAWS)
+        tail = (1 - spec.confidence) / 2
+        low, high = np.quantile(combined, [tail, 1 - tail])
+        stderr = float(combined.std(ddof=1))
+        interval = Interval(float(low), float(high), stderr, "bootstrap-percentile")
+        return Contrast(value, interval, _normal_p(value, stderr), combined)
 
-    def _kept(self, models: Sequence[ModelId], joint: bool) -> list[int]:
-        """Positions of the items that all models (or, unless `joint`, some model) answered."""
-        enough = all if joint else any
-        columns = zip(*(self.answers[model].status for model in models), strict=True)
-        return [n for n, column in enumerate(columns) if enough(s != "failed" for s in column)]
+    @property
+    def _num_units(self) -> int:
+        return len(set(self.table.clusters or self.table.item_ids))
 
-    def _statistics(self, model: ModelId, metric: Metric) -> Array:
-        """(n, d), with a row of zeros, which adds nothing to any sum, where the model failed."""
-        key = (model, metric.statistics)  # metrics that share their statistics share the entry
-        if key not in self.cache:
-            given = self.answers[model]
-            pairs = zip(self.table.references, given.extracted, strict=True)
-            samples = [Sample(reference, answer) for reference, answer in pairs]
-            values = metric.statistics(samples, self.table.labels or [])
-            values[[status == "failed" for status in given.status]] = 0.0
-            self.cache[key] = values
-        return self.cache[key]
+    def _resample(self, metric: Metric) -> tuple[Array, Array]:
+        if metric.name not in self.resampled:
+            statistics = self._statistics(metric)
+            sums = np.stack([rows.sum(axis=0) for rows in statistics])
+            blocks = _resampled_sums(np.hstack(statistics), self.table.clusters)
+            draws = [metric.value(block.reshape(-1, *sums.shape)) for block in blocks]
+            self.resampled[metric.name] = metric.value(sums), np.concatenate(draws)
+        return self.resampled[metric.name]
+
+    def _statistics(self, metric: Metric) -> list[Array]:
+        """(n, d) per model, with zeros, which add nothing to any sum, where the model failed."""
+        if metric.statistics not in self.statistics:
+            self.statistics[metric.statistics] = [
+                _statistics_of(metric, self.table, given) for given in self.answers.values()
+            ]
+        return self.statistics[metric.statistics]
+
+
+def _statistics_of(metric: Metric, table: SampleTable, given: Answers) -> Array:
+    pairs = zip(table.references, given.extracted, strict=True)
+    samples = [Sample(reference, answer) for reference, answer in pairs]
+    values = metric.statistics(samples, table.labels or [])
+    values[[status == "failed" for status in given.status]] = 0.0
+    return values
+
+
+def _resampled_sums(rows: Array, clusters: Sequence[str] | None) -> Iterator[Array]:
+    """Sums of the rows over DRAWS bootstrap draws of items or clusters, (some, D) at a time."""
+    from scipy.sparse import csr_array
+
+    matrix = csr_array(rows.T)  # most statistics are one-hot, so that few numbers are not 0
+    units = np.arange(len(rows))
+    if clusters is not None:
+        units = np.unique(np.asarray(clusters), return_inverse=True)[1]
+    num_units = int(units.max()) + 1
+    generator = np.random.default_rng(SEED)
+    for start in range(0, DRAWS, DRAWS_AT_ONCE):
+        size = min(DRAWS_AT_ONCE, DRAWS - start)
+        picks = generator.integers(0, num_units, size=(num_units, size))
+        places = (picks * size + np.arange(size)).ravel()
+        counts = np.bincount(places, minlength=num_units * size).reshape(num_units, size)
+        yield np.asarray((matrix @ counts[units].astype(float)).T)
 
 
 def _is_shown(record: ScoreRecord, spec: LeaderboardSpec) -> bool:
@@ -645,7 +696,7 @@ def _task_cell(group: _Group, column: Column, source: _Source) -> Cell:
     seeds = _by_seed(records)
     by_seed = {seed: stdlib.fmean(scores) for seed, scores in seeds.items()}
     value = stdlib.fmean(by_seed.values())
-    spread: dict[str, Any] = _client_spread(seeds) if group.of_clients else {}
+    spread: dict[str, Any] = _client_spread(seeds, column) if group.of_clients else {}
     interval = _task_interval(records, column, value, source)
     return Cell(
         value=value,
@@ -665,15 +716,16 @@ def _average_cell(
     if missing:
         return Cell(reason=f"incomplete: {', '.join(missing)}")
     seeds = sorted({seed for part in parts for seed in part.by_seed if seed is not None})
-    by_seed: dict[int | None, float] = {
-        seed: stdlib.fmean(_at(part, seed) for part in parts) for seed in seeds or [None]
+    by_seed = {
+        seed: stdlib.fmean(_at(part, seed) for part in parts)
+        for seed in (*seeds, *([] if seeds else [None]))
     }
     found = [
         source.contrast(task, column.metric, _terms(group.records[task, column.metric]))
         for task in column.tasks
     ]
-    contrasts = [pair[0] for pair in found if pair is not None]
-    interval: dict[str, Any] = {"no_interval": "answers per item are not kept for every task"}
+    contrasts = [estimate for estimate in found if estimate is not None]
+    interval: dict[str, Any] = {"no_interval": NOT_KEPT}
     if len(contrasts) == len(column.tasks):
         interval = _as_fields(combine_strata(contrasts, confidence=source.spec.confidence))
     return Cell(
@@ -715,13 +767,13 @@ def _task_interval(
         return {"low": only.ci_low, "high": only.ci_high, "ci_method": only.ci_method}
     found = source.contrast(column.name, column.metric, _terms(records))
     if found is None:
-        return {"no_interval": "answers per item are not kept"}
-    if not math.isclose(found[0].value, value, abs_tol=1e-6):
+        return {"no_interval": NOT_KEPT}
+    if not math.isclose(found.value, value, abs_tol=1e-6):
         raise RecordError(
             f"{column.name}, {column.metric}: scores.jsonl of {only.run} says {value:.6f} for "
-            f"{only.method} and its samples give {found[0].value:.6f}; score the task again"
+            f"{only.method} and its samples give {found.value:.6f}; score the task again"
         )
-    return _as_fields(found[0])
+    return _as_fields(found)
 
 
 def _as_fields(estimate: Contrast) -> dict[str, Any]:
@@ -739,12 +791,15 @@ def _by_seed(records: Iterable[ScoreRecord]) -> dict[int | None, list[float]]:
     return seeds
 
 
-def _client_spread(seeds: Mapping[int | None, Sequence[float]]) -> dict[str, float | None]:
+def _client_spread(
+    seeds: Mapping[int | None, Sequence[float]], column: Column
+) -> dict[str, float | None]:
     """Client k has other data under another seed, so clients are compared within a seed."""
+    worst, best = (min, max) if column.higher_is_better else (max, min)
     sds = [stdlib.stdev(scores) for scores in seeds.values() if len(scores) > 1]
     return {
-        "worst_client": stdlib.fmean(min(scores) for scores in seeds.values()),
-        "best_client": stdlib.fmean(max(scores) for scores in seeds.values()),
+        "worst_client": stdlib.fmean(worst(scores) for scores in seeds.values()),
+        "best_client": stdlib.fmean(best(scores) for scores in seeds.values()),
         "sd_clients": stdlib.fmean(sds) if sds else None,
     }
 
@@ -786,40 +841,42 @@ def _difference(
     (group, row), (other_group, other_row) = federated, other
     blank = MethodDifference(row.label, other_row.label, other_row.kind, column, None)
     first, second = row.cells[column], other_row.cells[column]
-    for label, cell in ((row.label, first), (other_row.label, second)):
-        if cell.value is None:
-            return replace(blank, reason=f"{label}: {cell.reason}")
+    if first.value is None or second.value is None:
+        lacking = row if first.value is None else other_row
+        return replace(blank, reason=f"{lacking.label}: {lacking.cells[column].reason}")
     found = []
     for task in column.tasks:
         plus = _terms(group.records[task, column.metric])
         minus = _terms(other_group.records[task, column.metric], -1.0)
-        found.append(source.contrast(task, column.metric, plus + minus, joint=True))
+        found.append(source.contrast(task, column.metric, plus + minus))
     shared = {
         seed: value - _at(second, seed) for seed, value in first.by_seed.items() if seed is not None
     }
-    estimates = [pair for pair in found if pair is not None]
-    if len(estimates) < len(found):
-        return replace(
-            blank,
-            value=(first.value or 0.0) - (second.value or 0.0),
-            by_seed=shared,
-            reason="no interval: answers per item are not kept",
-        )
-    contrasts = [estimate for estimate, _ in estimates]
-    one = len(contrasts) == 1
-    total = contrasts[0] if one else combine_strata(contrasts, confidence=source.spec.confidence)
-    defined = math.isfinite(total.value)
+    difference = replace(blank, value=first.value - second.value, by_seed=shared)
+    contrasts = [estimate for estimate in found if estimate is not None]
+    if len(contrasts) < len(found):
+        return replace(difference, reason=f"no interval: {NOT_KEPT}")
+    total = contrasts[0]
+    p_value = total.p_value
+    if len(contrasts) > 1:
+        total = combine_strata(contrasts, confidence=source.spec.confidence)
+        p_value = _normal_p(total.value, total.interval.stderr)
     return replace(
-        blank,
-        value=total.value if defined else None,
-        low=total.interval.low if defined else None,
-        high=total.interval.high if defined else None,
+        difference,
+        low=total.interval.low,
+        high=total.interval.high,
         ci_method=total.interval.method,
-        p_value=total.p_value if defined else None,
-        by_seed=shared,
-        num_examples=sum(count for _, count in estimates),
-        reason="" if defined else "undefined on the items that all models answered",
+        p_value=p_value,
+        num_examples=first.num_examples,
     )
+
+
+def _normal_p(value: float, stderr: float) -> float:
+    """Two-sided p of a value of 0.
+
+    Counting the draws beyond 0 gives no p below 2 / DRAWS, too coarse to correct for many tests.
+    """
+    return math.erfc(abs(value) / stderr / math.sqrt(2)) if stderr > 0 else 1.0
 
 
 def _curves(

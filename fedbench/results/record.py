@@ -15,6 +15,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
@@ -317,7 +318,7 @@ def _json_lines(file: Path) -> Iterator[tuple[int, Any]]:
         raise RecordError(
             f"{file}: does not exist; give a results directory of fedbench"
         ) from error
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise RecordError(f"{file}: cannot be read ({error})") from error
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():

@@ -364,9 +364,12 @@ class _Tango:
         return (self.better - self.worse) / self.n if self.n else math.nan
 
     def stderr(self) -> float:
-        """Half the 95 % interval in normal quantiles: not 0 where nothing differs."""
-        low, high = self.ends(0.95)
-        return (high - low) / 2 / _quantile(0.95)
+        """With half an item more in each cell (Agresti and Min 2005): not 0 where none differ."""
+        if self.n == 0:
+            return math.nan
+        n = self.n + 2
+        spread = self.better + self.worse + 1 - (self.better - self.worse) ** 2 / n
+        return math.sqrt(spread) / n
 
     def ends(self, confidence: float) -> tuple[float, float]:
         if self.n == 0:
@@ -445,22 +448,35 @@ class _Resampled:
         return float(self.draws.std(ddof=1))
 
     def ends(self, confidence: float) -> tuple[float, float]:
-        """BCa: bias-corrected and accelerated percentiles (Efron 1987, equations 2.3 and 6.6)."""
+        """BCa: bias-corrected and accelerated percentiles (Efron 1987, equations 2.3 and 6.6).
+
+        Normal quantiles are replaced by sqrt(n / (n - 1)) times Student's (Hesterberg 2015,
+        section 4.3), for percentiles of 50 units are too narrow by a twentieth.
+        """
+        from scipy.special import stdtrit
+
         bias, acceleration = self._bias(), self._acceleration()
 
         def level(z: float) -> float:
             return _NORMAL.cdf(bias + (bias + z) / (1 - acceleration * (bias + z)))
 
-        z = _quantile(confidence)
+        z = float(stdtrit(self.units - 1, (1 + confidence) / 2)) / self._narrowing()
         low, high = np.quantile(self.draws, [level(-z), level(z)])
         return float(low), float(high)
 
     def p_below(self, threshold: float) -> float:
-        """The level at which the upper BCa end reaches the threshold; at least 1 / (draws + 1)."""
+        """The level at which the upper end reaches the threshold; at least 1 / (draws + 1)."""
+        from scipy.special import stdtr
+
         shift = self._probit(np.mean(self.draws < threshold)) - self._bias()
         stretch = max(1 + self._acceleration() * shift, 1e-9)  # 1 / stretch stays positive
-        p = 1 - _NORMAL.cdf(shift / stretch - self._bias())
+        z = shift / stretch - self._bias()
+        p = float(stdtr(self.units - 1, -z * self._narrowing()))
         return max(p, 1 / (len(self.draws) + 1))
+
+    def _narrowing(self) -> float:
+        """What dividing by n in place of n - 1 does to the spread of the draws."""
+        return math.sqrt((self.units - 1) / self.units)
 
     def _bias(self) -> float:
         below = np.mean(self.draws < self.value) + np.mean(self.draws == self.value) / 2

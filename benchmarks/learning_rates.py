@@ -1,0 +1,82 @@
+"""Choose each method's learning rate on the clients' validation rows; no scored item is touched.
+
+    python benchmarks/learning_rates.py leaderboards/finance-tiny/run.yaml --seed 10 \
+        --rates 1e-3 2.5e-3 5e-3
+
+Trains every method of the run file at every rate, on a seed that the run file does not use, and
+prints accuracy and weighted F1 on the validation rows of all clients together.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from fedbench.config import load_config
+from fedbench.evaluation.evaluate import evaluate
+from fedbench.evaluation.task import Item, load_task
+from fedbench.generation.backend import Question, Sampling
+from fedbench.generation.store import AnswerStore
+from fedbench.generation.transformers import TransformersBackend
+from fedbench.metrics import METRICS, Sample
+from fedbench.run import load_data, train
+from fedbench.scoring import run_checkpoints
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--seed", type=int, default=10)
+    parser.add_argument("--rates", type=float, nargs="+", required=True)
+    parser.add_argument("--methods", nargs="+", default=["local", "centralised", "fedavg"])
+    parser.add_argument("--output", type=Path, default=Path("runs/learning-rates"))
+    arguments = parser.parse_args()
+    methods = [
+        {"algorithm": method, "name": f"{method}-{rate:g}", "learning_rate": rate}
+        for method in arguments.methods
+        for rate in arguments.rates
+    ]
+    sets = [f"methods={json.dumps(methods)}", f"seeds=[{arguments.seed}]", "evaluation.rounds=last"]
+    config = load_config(arguments.run, sets)
+    if arguments.seed in load_config(arguments.run).seeds:
+        parser.error("--seed is one of the run file's own; choose on another")
+    train(config, arguments.output)
+    data = load_data(config)
+    shards = json.loads((arguments.output / "partition.json").read_bytes())[str(arguments.seed)]
+    rows = [data.examples[index] for shard in shards for index in shard["validation"]]
+    task = load_task("fpb")
+    sampling = Sampling(max_tokens=task.sampling.max_tokens)
+    items = [
+        Item(
+            id=f"validation/{number}",
+            hash=str(number),
+            question=Question(
+                (type(row.turns[0])(row.turns[0].instruction, row.turns[0].input),),
+                "generate",
+                sampling,
+            ),
+            reference=str(row.turns[0].response),
+        )
+        for number, row in enumerate(rows)
+    ]
+    checkpoints = run_checkpoints(arguments.output, "last")
+    backend = TransformersBackend(checkpoints[0].base, config.model)
+    store = AnswerStore(arguments.output / "validation.sqlite")
+    table = evaluate(checkpoints, [(task, items)], backend, store).tables["fpb"]
+    scores: dict[str, list[tuple[float, float]]] = {}
+    for answers in table.answers:
+        samples = [Sample(r, a) for r, a in zip(table.references, answers.extracted, strict=True)]
+        values = []
+        for name in ("accuracy", "weighted_f1"):
+            sums = METRICS[name].statistics(samples, table.labels or []).sum(axis=0)
+            values.append(float(METRICS[name].value(sums)))
+        scores.setdefault(answers.model.method, []).append((values[0], values[1]))
+    print(f"{len(items)} validation rows, seed {arguments.seed}")
+    for method, values_of in scores.items():
+        means = [100 * sum(column) / len(values_of) for column in zip(*values_of, strict=True)]
+        print(f"{method:<24} accuracy {means[0]:5.1f}  weighted F1 {means[1]:5.1f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""``fedbench train-and-eval``: the main job, from a run file to a page."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from fedbench.cli._output import json_option, print_json, say
+from fedbench.cli._progress import progress_bars
+from fedbench.cli._run_options import (
+    command_line,
+    load_run,
+    needs_training_packages,
+    output_option,
+    run_argument,
+    set_option,
+)
+
+if TYPE_CHECKING:
+    from fedbench.results.leaderboard import Table
+
+
+@click.command("train-and-eval")
+@run_argument
+@set_option
+@output_option
+@json_option
+@click.pass_context
+def command(
+    context: click.Context,
+    run_file: str | None,
+    overrides: tuple[str, ...],
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Train a federation, score it, show the table and write a page.
+
+    Without RUN.yaml it runs the embedded default: made-up headlines over six clients, on a small
+    Llama made on the spot. Run the same command again to go on where it stopped.
+    """
+    config, directory = load_run(run_file, overrides, output)
+    needs_training_packages("training")
+    started = time.monotonic()
+    say(f"{config.name}: {len(config.methods)} methods, seeds {list(config.seeds)}, in {directory}")
+    from fedbench.results.leaderboard import build, read_results, spec_for
+    from fedbench.results.page import write_report
+    from fedbench.run import score_run, train
+
+    sets = [part for override in overrides for part in ("--set", override)]
+    line = command_line(context, run_file, *sets)
+    with progress_bars() as progress:
+        train(config, directory, progress, line)
+        records = score_run(config, directory, progress, line)
+    results = read_results(directory)
+    table = build(spec_for(results.run, results.scores), [results])
+    page = write_report(directory, table)
+    if as_json:
+        print_json(record.to_json() for record in records)
+    else:
+        _show(table)
+    say(f"took {time.monotonic() - started:.0f} s")
+    click.echo(f"page: {page.resolve()}", err=as_json)
+
+
+def _show(table: Table) -> None:
+    from fedbench.cli.leaderboard import print_table
+    from fedbench.results import plot
+
+    print_table(table)
+    for panel in plot.panels(table):
+        click.echo(f"\n{plot.terminal_curve(panel)}")

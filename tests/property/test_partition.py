@@ -1,0 +1,109 @@
+"""What holds for every partition: disjoint, complete, reproducible, no duplicate on two sides."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import combinations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedbench.config import DataConfig, Dirichlet, Iid, LabelSkew
+from fedbench.data.datasets import Example, normalise
+from fedbench.data.partition import Shard, dirichlet, label_skew, partition
+from fedbench.data.templates import Turn
+from fedbench.errors import DataError
+
+# Few texts, so that duplicates are common; some are the same only once normalised.
+TEXTS = [f"{word}{end}" for word in "alpha beta gamma delta epsilon zeta".split() for end in ".!"]
+rows = st.lists(st.tuples(st.sampled_from(TEXTS), st.sampled_from("xyz")), min_size=1, max_size=40)
+rules = st.one_of(
+    st.just(Iid()), st.floats(0.05, 50).map(lambda a: Dirichlet(by="dirichlet", alpha=a))
+)
+seeds = st.integers(0, 2**31)
+clients = st.integers(1, 4)
+
+
+def examples(drawn: list[tuple[str, str]]) -> list[Example]:
+    return [Example((Turn("", text, label),), label) for text, label in drawn]
+
+
+def parts(shards: list[Shard]) -> list[list[int]]:
+    """Train, validation and test of every client."""
+    return [part for shard in shards for part in (shard.train, shard.validation, shard.test)]
+
+
+def shards_of(
+    drawn: list[tuple[str, str]], rule: Iid | Dirichlet | LabelSkew, num: int, seed: int
+) -> list[Shard]:
+    """The shards, or none where a client would get no training row (which is refused)."""
+    config = DataConfig(train="made", partition=rule, validation=0.2, test=0.2)
+    try:
+        return partition(examples(drawn), num, config, seed)
+    except DataError as error:
+        assert "no training row" in str(error)
+        return []
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows, rules, clients, seeds)
+def test_every_row_has_exactly_one_place(
+    drawn: list[tuple[str, str]], rule: Iid | Dirichlet, num: int, seed: int
+) -> None:
+    if shards := shards_of(drawn, rule, num, seed):
+        placed = Counter(index for part in parts(shards) for index in part)
+        assert placed == dict.fromkeys(range(len(drawn)), 1)
+        assert len(shards) == num
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows, rules, clients, seeds)
+def test_no_text_is_in_two_places(
+    drawn: list[tuple[str, str]], rule: Iid | Dirichlet, num: int, seed: int
+) -> None:
+    texts = [
+        {normalise(drawn[index][0]) for index in part}
+        for part in parts(shards_of(drawn, rule, num, seed))
+    ]
+    assert not [one & other for one, other in combinations(texts, 2) if one & other]
+
+
+@settings(max_examples=30, deadline=None)
+@given(rows, rules, clients, seeds)
+def test_the_same_seed_gives_the_same_shards(
+    drawn: list[tuple[str, str]], rule: Iid | Dirichlet, num: int, seed: int
+) -> None:
+    assert shards_of(drawn, rule, num, seed) == shards_of(drawn, rule, num, seed)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.sampled_from("xyz"), max_size=60), clients, st.floats(0.01, 100), seeds)
+def test_dirichlet_deals_every_item_to_one_client(
+    labels: list[str], num: int, alpha: float, seed: int
+) -> None:
+    dealt = dirichlet(labels, num, alpha, seed)
+    assert sorted(index for items in dealt for index in items) == list(range(len(labels)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 20), clients, st.integers(1, 2), st.floats(0.0, 1.0), seeds)
+def test_label_skew_gives_each_client_the_labels_of_its_turn_and_no_row_twice(
+    per_label: int, num: int, num_shares: int, share: float, seed: int
+) -> None:
+    labels = [label for label in "xyz" for _ in range(per_label)]
+    shares = (share, 1 - share) if num_shares == 2 else (1.0,)
+    dealt = label_skew(labels, num, shares, seed)
+    placed = [index for items in dealt for index in items]
+    assert len(set(placed)) == len(placed)
+    size = len(labels) // num
+    for client, items in enumerate(dealt):
+        wanted = {"xyz"[(client + j) % 3]: round(s * size) for j, s in enumerate(shares)}
+        for label, count in Counter(labels[index] for index in items).items():
+            assert count <= wanted[label]
+
+
+@pytest.mark.parametrize("rule", [Iid(), Dirichlet(by="dirichlet", alpha=1.0)])
+def test_another_seed_gives_other_shards(rule: Iid | Dirichlet) -> None:
+    drawn = [(f"text {n}", "xyz"[n % 3]) for n in range(60)]
+    assert shards_of(drawn, rule, 3, seed=0) != shards_of(drawn, rule, 3, seed=1)

@@ -108,7 +108,7 @@ def _columns(table: Table, view: View) -> list[tuple[str, list[Text]]]:
     """Heading and cells of every column after the method."""
     from rich.text import Text
 
-    from fedbench.results.page import cell_text, counts, share, size, spread_text
+    from fedbench.results.page import cell_text, share, size, spread_text, trained_on
 
     columns = []
     for column in view.columns:
@@ -121,7 +121,7 @@ def _columns(table: Table, view: View) -> list[tuple[str, list[Text]]]:
                 texts[-1].append("\n" + spread.replace("; ", "\n"), style="dim")
         columns.append((column.title + (" %" if column.percent else ""), texts))
     rows = table.rows
-    columns.append(("trained on", [Text(counts(r.train_examples)) for r in rows]))
+    columns.append(("trained on", [Text(trained_on(r)) for r in rows]))
     columns.append(("sent", [Text(size(r.bytes_communicated)) for r in rows]))
     columns.append(("unparsed", [Text(share(r.num_unparsed, r.num_answers)) for r in rows]))
     columns.append(("failed", [Text(share(r.num_failed, r.num_answers)) for r in rows]))

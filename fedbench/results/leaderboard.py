@@ -727,7 +727,7 @@ def _average_cell(
     contrasts = [estimate for estimate in found if estimate is not None]
     interval: dict[str, Any] = {"no_interval": NOT_KEPT}
     if len(contrasts) == len(column.tasks):
-        interval = _as_fields(combine_strata(contrasts, confidence=source.spec.confidence))
+        interval = _as_fields(_combined(contrasts, source.spec.confidence))
     return Cell(
         value=stdlib.fmean(part.value for part in parts if part.value is not None),
         by_seed=by_seed,
@@ -859,7 +859,7 @@ def _difference(
     total = contrasts[0]
     p_value = total.p_value
     if len(contrasts) > 1:
-        total = combine_strata(contrasts, confidence=source.spec.confidence)
+        total = _combined(contrasts, source.spec.confidence)
         p_value = _normal_p(total.value, total.interval.stderr)
     return replace(
         difference,
@@ -869,6 +869,18 @@ def _difference(
         p_value=p_value,
         num_examples=first.num_examples,
     )
+
+
+def _combined(contrasts: Sequence[Contrast], confidence: float) -> Contrast:
+    """The mean over test sets."""
+    total = combine_strata(contrasts, confidence=confidence)
+    if total.interval.low < total.interval.high:
+        return total
+    # No draw of any set differs. The sets' own intervals bound what was never seen.
+    low = stdlib.fmean(part.interval.low for part in contrasts)
+    high = stdlib.fmean(part.interval.high for part in contrasts)
+    stderr = stdlib.fmean(part.interval.stderr for part in contrasts)
+    return replace(total, interval=Interval(low, high, stderr, "mean-of-ends"))
 
 
 def _normal_p(value: float, stderr: float) -> float:

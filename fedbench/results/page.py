@@ -20,6 +20,7 @@ from fedbench.results.leaderboard import (
     Column,
     LeaderboardSpec,
     MethodDifference,
+    Row,
     Table,
     View,
     build,
@@ -337,9 +338,10 @@ def is_clear(difference: MethodDifference, confidence: float) -> bool:
     return difference.p_holm is not None and difference.p_holm <= 1 - confidence
 
 
-def counts(span: tuple[int, int] | None) -> str:
-    """``3,072``, or ``96–1,024`` where the models of a row differ."""
-    return _span(span, lambda n: f"{n:,}")
+def trained_on(row: Row) -> str:
+    """``3,072``; ``96–1,024 each`` where the models of a row differ and are of one client each."""
+    each = " each" if row.kind in ("local", "client") and row.train_examples else ""
+    return _span(row.train_examples, lambda n: f"{n:,}") + each
 
 
 def size(span: tuple[int, int] | None) -> str:
@@ -430,8 +432,8 @@ def footnotes(table: Table) -> list[str]:
         "not obtained and are left out."
     )
     notes.append(
-        "Trained on: samples whose gradients one model has seen, summed over clients for a "
-        "federated one. Sent: bytes up and down, by all clients."
+        "Trained on: samples that a model has learned from, repeats counted; for a federated model "
+        "the sum over clients. Sent: bytes up and down, by all clients."
     )
     lacking = {
         cell.no_interval for row in table.rows for cell in row.cells.values() if cell.no_interval
@@ -593,7 +595,7 @@ def _view_body(table: Table, view: View) -> list[list[str]]:
         [
             row.label,
             *(_full_text(row.cells[column], column) for column in view.columns),
-            counts(row.train_examples),
+            trained_on(row),
             size(row.bytes_communicated),
             share(row.num_unparsed, row.num_answers),
             share(row.num_failed, row.num_answers),

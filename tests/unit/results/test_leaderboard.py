@@ -188,6 +188,14 @@ def test_all_right_answers_do_not_make_a_certain_score() -> None:
     assert fedavg.low < 1.0  # type: ignore[operator]
 
 
+def test_all_wrong_answers_do_not_make_a_certain_average() -> None:
+    hopeless = results({model("base", "base"): 0.0}, {"fpb": 200, "tfns": 200})
+    averages = {"Avg:2": ["fpb", "tfns"]}
+    base = cell(build(spec(("fpb", "tfns"), averages=averages), [hopeless]), "base", "Avg:2")
+    assert base.value == 0.0
+    assert base.high > 0.0  # type: ignore[operator]
+
+
 def test_curves_have_a_point_where_every_seed_has_one() -> None:
     made = results(federation(seeds=(0, 1)))
     made = without_answers(made, model("fedavg", "global", 1, round=2))

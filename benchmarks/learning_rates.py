@@ -13,6 +13,7 @@ import argparse
 import json
 from pathlib import Path
 
+from fedbench.checkpoints import run_checkpoints
 from fedbench.config import load_config
 from fedbench.evaluation.evaluate import evaluate
 from fedbench.evaluation.task import Item, load_task
@@ -21,7 +22,6 @@ from fedbench.generation.store import AnswerStore
 from fedbench.generation.transformers import TransformersBackend
 from fedbench.metrics import METRICS, Sample
 from fedbench.run import load_data, train
-from fedbench.scoring import run_checkpoints
 
 
 def main() -> None:

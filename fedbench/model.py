@@ -84,7 +84,9 @@ def load_base(name: str, config: ModelConfig) -> BaseModel:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"  # answers then end together, for training and generation alike
-    module.to(device).eval()
+    # Frozen from the start: torch picks its kernels by requires_grad, so the base would answer with
+    # other last bits before an adapter was on it than afterwards.
+    module.to(device).eval().requires_grad_(False)
     module.generation_config = transformers.GenerationConfig(
         eos_token_id=module.generation_config.eos_token_id or tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
@@ -270,6 +272,7 @@ def adapter(base: BaseModel, directory: Path) -> Iterator[Any]:
     settings = _adapter_settings(directory)
     state = load_state(directory)
     settings.inference_mode = True
+    settings.base_model_name_or_path = None  # PEFT warns where a base has moved; checked below
     try:
         with torch.random.fork_rng():
             module = peft.get_peft_model(base.module, settings)

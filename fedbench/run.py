@@ -16,7 +16,8 @@ from typing import Any
 
 import yaml
 
-from fedbench.config import RunConfig, validated
+from fedbench.checkpoints import run_checkpoints
+from fedbench.config import RunConfig
 from fedbench.data.datasets import Example, dataset_config, find_overlaps, load_examples
 from fedbench.data.partition import Shard, label_counts, partition
 from fedbench.data.templates import get_template
@@ -42,7 +43,8 @@ from fedbench.results.record import (
     write_atomically,
     write_run,
 )
-from fedbench.scoring import Scoring, run_checkpoints, score_checkpoints, write_results
+from fedbench.schema import validated
+from fedbench.scoring import Scoring, score_checkpoints, write_results
 
 CONFIG_FILE = "run.yaml"
 PARTITION_FILE = "partition.json"
@@ -120,6 +122,7 @@ def train(config: RunConfig, output: Path, progress: Progress = silent, command:
     seconds = {"data": time.monotonic() - started}
     facts: dict[str, Any] = {
         "data": dataset_config(config.data.train).description,
+        **_public_text(config),
         "training_rows": len(data.examples),
         "dropped_rows": data.num_dropped,
     }
@@ -288,6 +291,14 @@ def _training_directories(
     if algorithm != "local":
         return [directory]
     return [directory / f"client-{c:03d}" for c in range(config.federation.num_clients)]
+
+
+def _public_text(config: RunConfig) -> dict[str, list[str]]:
+    """What a base made within the run was made from; nothing where the base came from elsewhere."""
+    if config.model.pretrain is None:
+        return {}
+    about = [dataset_config(name).description for name in config.model.pretrain.text]
+    return {"public_text": [" ".join(text.split()) for text in about]}
 
 
 def _shard_facts(examples: Sequence[Example], shards: Sequence[Shard]) -> list[dict[str, Any]]:

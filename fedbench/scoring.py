@@ -9,40 +9,31 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fedbench import __version__
-from fedbench.config import ModelConfig, is_kept, parse_rounds, validated
-from fedbench.errors import CheckpointError, ConfigError, DataError, OutputError
-from fedbench.evaluation.evaluate import (
-    Evaluation,
-    Progress,
-    evaluate,
-    read_answers,
-    score_table,
-    table_of,
-)
+from fedbench.checkpoints import find_checkpoints
+from fedbench.config import ModelConfig
+from fedbench.errors import CheckpointError, ConfigError, OutputError
+from fedbench.evaluation.answers import score_answers
+from fedbench.evaluation.evaluate import Evaluation, Progress, evaluate, score_table
 from fedbench.evaluation.task import Item, Task, load_items, load_tasks
-from fedbench.generation.backend import BACKENDS, Answer, Checkpoint
+from fedbench.generation.backend import BACKENDS, Checkpoint
 from fedbench.generation.store import AnswerStore
 from fedbench.provenance import provenance
 from fedbench.results.record import (
-    Answers,
-    ModelId,
     RunRecord,
-    SampleTable,
     ScoreRecord,
     read_run,
+    write_atomically,
     write_run,
     write_samples,
     write_scores,
 )
-
-if TYPE_CHECKING:
-    from fedbench.federated.checkpoint import Round
+from fedbench.schema import validated
 
 ANSWERS_FILE = "answers.sqlite"
 Tasks = Sequence[tuple[Task, Sequence[Item]]]
@@ -139,28 +130,6 @@ def score(
     )
 
 
-def find_checkpoints(
-    places: Sequence[str], base_model: str | None, rounds: str
-) -> list[Checkpoint]:
-    """The checkpoints at some places, each under a name of its own.
-
-    Raises:
-        CheckpointError: a place holds none.
-        ConfigError: `rounds` is none of all, last, every N.
-    """
-    try:
-        parse_rounds(rounds)
-    except ValueError as error:
-        raise ConfigError(f"--rounds: {error}") from error
-    found: list[Checkpoint] = []
-    for place in places:
-        if (Path(place) / "checkpoints").is_dir():
-            found.extend(run_checkpoints(Path(place), rounds))
-        else:
-            found.append(foreign_checkpoint(place, base_model))
-    return _named_apart(found)
-
-
 def score_checkpoints(
     checkpoints: Sequence[Checkpoint],
     tasks: Tasks,
@@ -203,88 +172,6 @@ def make_backend(base: str, scoring: Scoring) -> Any:
     return TransformersBackend(
         base, scoring.model, batch_tokens=scoring.batch_tokens, allow_inert=scoring.allow_inert
     )
-
-
-def run_checkpoints(output: Path, rule: str) -> list[Checkpoint]:
-    """The base of every seed, and the committed checkpoints of a run that the rule names.
-
-    Raises:
-        CheckpointError: nothing is committed there.
-    """
-    from fedbench.federated.checkpoint import COMMIT, read_round
-
-    files = sorted((output / "checkpoints").glob(f"**/round-*/{COMMIT}"))
-    rounds = [(file.parent, read_round(file)) for file in files]
-    if not rounds:
-        raise CheckpointError(f"{output}: holds no committed round; train the run first")
-    bases = {(round.seed, round.base): round for _, round in rounds}
-    found = [_base_checkpoint(round) for round in bases.values()]
-    for directory, round in rounds:
-        if round.model_kind != "global" and round.round < round.last_round:
-            continue  # unfinished: saved against a kill only
-        if is_kept(round.round, round.last_round, rule):
-            found.append(_round_checkpoint(directory, round))
-    return found
-
-
-def foreign_checkpoint(
-    place: str, base_model: str | None = None, name: str | None = None
-) -> Checkpoint:
-    """An adapter directory, a full model directory, or a hub id of either, made by anyone.
-
-    Raises:
-        CheckpointError: it is none of these, or its base is not known.
-    """
-    from fedbench.federated.checkpoint import COMMIT, read_round
-    from fedbench.model import ADAPTER_CONFIG, weight_files, weights_hash
-
-    directory = _download(place)
-    if (directory / COMMIT).exists():
-        checkpoint = _round_checkpoint(directory, read_round(directory / COMMIT))
-        return replace(checkpoint, base=base_model or checkpoint.base, selected_by="only")
-    model = ModelId(method=name or Path(place).name or place, model_kind="merged")
-    if not (directory / ADAPTER_CONFIG).exists():
-        if not weight_files(directory):
-            raise CheckpointError(
-                f"{directory}: holds neither {ADAPTER_CONFIG} nor model weights; give a run "
-                "directory, a PEFT adapter directory, a model directory or a hub id"
-            )
-        digest = weights_hash(directory)
-        return Checkpoint(
-            model, "full", directory, base_model or str(directory), digest, "", selected_by="only"
-        )
-    base = base_model or _named_base(directory / ADAPTER_CONFIG)
-    digest = weights_hash(directory)
-    model = model.model_copy(update={"model_kind": "global"})
-    return Checkpoint(model, "adapter", directory, base, digest, "", selected_by="only")
-
-
-def score_answers(file: Path, task: Task, items: Sequence[Item]) -> tuple[SampleTable, Checkpoint]:
-    """Score answers that exist already: ``{"doc_id": position, "completion": text}`` a line.
-
-    Items without an answer count as failed.
-
-    Raises:
-        DataError: the file is damaged, or names an item that is not there.
-    """
-    given = _read_answer_file(file, len(items))
-    absent = Answer(error="no answer in the file")
-    answers = [Answer(text=given[n]) if n in given else absent for n in range(len(items))]
-    values, statuses = read_answers(task, answers)
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
-    model = ModelId(method=file.name.split(".")[0], model_kind="reference")
-    table = table_of(task, items, None)
-    table.answers.append(
-        Answers(
-            model=model,
-            weights_hash=digest,
-            backend="answers",
-            extracted=values,
-            status=statuses,
-            errors={n: a.error for n, a in enumerate(answers) if a.error},
-        )
-    )
-    return table, Checkpoint(model, "base", None, "", digest, "", selected_by="only")
 
 
 def write_results(
@@ -369,8 +256,6 @@ def claim_scores(output: Path, identity: Mapping[str, Any]) -> str:
     Raises:
         OutputError: it holds something else.
     """
-    from fedbench.results.record import write_atomically
-
     text = json.dumps(identity, sort_keys=True, indent=2)
     file = output / "score.json"
     if file.exists():
@@ -388,18 +273,6 @@ def claim_scores(output: Path, identity: Mapping[str, Any]) -> str:
 
 def _name_of(place: str) -> str:
     return Path(place.rstrip("/")).resolve().name.split(".jsonl")[0]
-
-
-def _named_apart(checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
-    """Two models of one name are told apart by where they lie."""
-    labels = [checkpoint.model.label() for checkpoint in checkpoints]
-    named = []
-    for checkpoint, label in zip(checkpoints, labels, strict=True):
-        if labels.count(label) > 1 and checkpoint.directory is not None:
-            model = checkpoint.model.model_copy(update={"method": str(checkpoint.directory)})
-            checkpoint = replace(checkpoint, model=model)
-        named.append(checkpoint)
-    return list({checkpoint.model.label(): checkpoint for checkpoint in named}.values())
 
 
 def _by_base(checkpoints: Sequence[Checkpoint]) -> dict[str, list[Checkpoint]]:
@@ -439,44 +312,6 @@ def _merge(result: Evaluation, part: Evaluation) -> None:
     result.num_cut += part.num_cut
 
 
-def _base_checkpoint(round: Round) -> Checkpoint:
-    return Checkpoint(
-        model=ModelId(method="base", seed=round.seed, model_kind="base", round=0),
-        kind="base",
-        directory=None,
-        base=round.base,
-        weights_hash=round.base_hash,
-        base_hash=round.base_hash,
-        template=round.template,
-        selected_by="only",
-        train_examples=0,
-    )
-
-
-def _round_checkpoint(directory: Path, round: Round) -> Checkpoint:
-    from fedbench.model import ADAPTER_CONFIG
-
-    federated = round.model_kind == "global"
-    return Checkpoint(
-        model=ModelId(
-            method=round.method,
-            seed=round.seed,
-            model_kind=round.model_kind,
-            model_client=round.model_client,
-            round=round.round,
-        ),
-        kind="adapter" if (directory / ADAPTER_CONFIG).exists() else "full",
-        directory=directory,
-        base=round.base,
-        weights_hash=round.weights_hash,
-        base_hash=round.base_hash,
-        template=round.template,
-        selected_by="last" if round.round == round.last_round else None,
-        train_examples=round.train_examples,
-        bytes_communicated=round.bytes_up + round.bytes_down if federated else None,
-    )
-
-
 def _details(checkpoint: Checkpoint) -> dict[str, Any]:
     return {
         "selected_by": checkpoint.selected_by,
@@ -484,79 +319,6 @@ def _details(checkpoint: Checkpoint) -> dict[str, Any]:
         "bytes_communicated": checkpoint.bytes_communicated,
         "base_hash": checkpoint.base_hash or None,
     }
-
-
-def _download(place: str) -> Path:
-    """A local directory, or the snapshot of a hub repository."""
-    directory = Path(place)
-    if directory.is_dir():
-        return directory
-    if directory.exists() or place.count("/") != 1 or place.startswith((".", "/")):
-        raise CheckpointError(
-            f"{place}: is no directory; give a run directory, a PEFT adapter directory, a model "
-            "directory or a hub id such as org/name"
-        )
-    import huggingface_hub
-
-    try:
-        return Path(huggingface_hub.snapshot_download(place))
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise CheckpointError(
-            f"{place}: is no directory, and the hub did not give it ({reason}); check the name, "
-            "the network and your access"
-        ) from error
-
-
-def _named_base(settings: Path) -> str:
-    try:
-        base = json.loads(settings.read_text(encoding="utf-8")).get("base_model_name_or_path")
-    except (OSError, ValueError, AttributeError) as error:
-        raise CheckpointError(
-            f"{settings}: cannot be read ({error}); save the adapter again"
-        ) from error
-    if not base:
-        raise CheckpointError(
-            f"{settings}: base_model_name_or_path is empty; name the base with --base-model"
-        )
-    return str(base)
-
-
-def _read_answer_file(file: Path, num_items: int) -> dict[int, str]:
-    given: dict[int, str] = {}
-    for number, row in _rows(file):
-        fields = row if isinstance(row, dict) else {}
-        position, text = fields.get("doc_id"), fields.get("completion")
-        if not isinstance(position, int) or not isinstance(text, str):
-            raise DataError(
-                f"{file}:{number}: has no doc_id and completion; write "
-                '{"doc_id": 0, "completion": "..."}'
-            )
-        if not 0 <= position < num_items:
-            raise DataError(
-                f"{file}:{number}: doc_id {position} is not among the {num_items} items"
-            )
-        if position in given:
-            raise DataError(
-                f"{file}:{number}: doc_id {position} occurs twice; keep one answer per item"
-            )
-        given[position] = text
-    if not given:
-        raise DataError(f"{file}: holds no answers; give one JSON object a line")
-    return given
-
-
-def _rows(file: Path) -> Iterable[tuple[int, Any]]:
-    try:
-        lines = file.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file}: cannot be read ({error}); check the path") from error
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            try:
-                yield number, json.loads(line)
-            except ValueError as error:
-                raise DataError(f"{file}:{number}: is not JSON ({error})") from error
 
 
 def elapsed(started: float) -> float:

@@ -33,7 +33,7 @@ def print_scores(records: Sequence[ScoreRecord]) -> None:
 
     table = Table(box=None, pad_edge=False)
     for heading in ("model", "task", "metric"):
-        table.add_column(heading)
+        table.add_column(heading, no_wrap=True)
     for heading in ("score", "interval", "items", "unparsed", "failed"):
         table.add_column(heading, justify="right")
     for record in records:
@@ -47,7 +47,10 @@ def print_scores(records: Sequence[ScoreRecord]) -> None:
             str(record.num_unparsed),
             str(record.num_failed),
         )
-    Console().print(table)
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 10_000  # a pipe has no width to fit into
+    console.print(table)
 
 
 def _interval(record: ScoreRecord) -> str:

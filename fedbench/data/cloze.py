@@ -1,8 +1,9 @@
 """Questions that plain text answers by itself: which word is missing, which of these words occurs.
 
 A small model that only continues text learns too little about meaning in minutes. Asked for a
-word that was taken out, or for the one word of a list that occurs, in the same frame as the private
-task, it learns to read the input for an answer. No label is used: text and word list are all there is.
+word that was taken out, or for the one word of a list that occurs, in the same frame as the
+private task, it learns to read the input for an answer. No label is used: text and word list are
+all there is.
 """
 
 from __future__ import annotations

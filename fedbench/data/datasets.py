@@ -19,10 +19,10 @@ import jinja2
 from pydantic import AfterValidator
 
 from fedbench import resources
-from fedbench.config import Part, read_yaml, validated
 from fedbench.data.rows import Row, Source, load_rows
 from fedbench.data.templates import Turn
 from fedbench.errors import ConfigError, DataError
+from fedbench.schema import Part, read_yaml, validated
 
 SHINGLE = 5
 

@@ -22,9 +22,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fedbench.config import Fraction, Part
 from fedbench.data import headlines
 from fedbench.errors import DataError, MissingExtraError
+from fedbench.schema import Fraction, Part
 
 MIRROR_VARIABLE = "FEDBENCH_DATA"
 INDEX = "MANIFEST.json"

@@ -18,7 +18,6 @@ import jinja2
 from pydantic import Field, model_validator
 
 from fedbench import resources
-from fedbench.config import Part, Positive, read_yaml, validated
 from fedbench.data.datasets import Jinja
 from fedbench.data.rows import Row, Source, load_rows
 from fedbench.data.templates import Turn
@@ -26,6 +25,7 @@ from fedbench.errors import ConfigError, DataError
 from fedbench.evaluation.extract import get_extract
 from fedbench.generation.backend import Question, Sampling
 from fedbench.metrics import get_metric
+from fedbench.schema import Part, Positive, read_yaml, validated
 
 SUITES = "suites.yaml"
 NOT_TASKS = (SUITES, "datasets.yaml")

@@ -17,11 +17,11 @@ import safetensors
 import safetensors.torch
 from pydantic import ValidationError
 
-from fedbench.config import Part
 from fedbench.errors import CheckpointError, OutputError
 from fedbench.federated.state import State
 from fedbench.model import BaseModel, load_state, save_checkpoint, weights_hash
 from fedbench.results.record import ModelKind, write_atomically
+from fedbench.schema import Part
 
 COMMIT = "round.json"
 SERVER_STATE = "server_state.safetensors"

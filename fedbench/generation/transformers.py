@@ -83,7 +83,7 @@ class TransformersBackend:
         Raises:
             CheckpointError: it belongs to another base, or changes nothing.
         """
-        if checkpoint.kind == "base" or checkpoint.directory is None:
+        if checkpoint.directory is None or str(checkpoint.directory) == self.base.name:
             yield
         elif checkpoint.kind == "full":
             self._model = load_base(str(checkpoint.directory), self._config).module

@@ -24,7 +24,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from fedbench import resources
-from fedbench.config import Part, read_yaml, validated
+from fedbench.schema import Part, read_yaml, validated
 from fedbench.errors import ConfigError, RecordError
 from fedbench.metrics import METRICS, Metric, Sample, get_metric
 from fedbench.metrics.metric import Array

@@ -132,7 +132,7 @@ def render_html(table: Table) -> str:
             else None,
             views=[(view, _view_head(view), _html_body(table, view)) for view in table.views],
             footnotes=footnotes(table),
-            difference_head=["difference", *map(_column_head, _difference_columns(table))],
+            difference_head=["difference", *(_column_head(c) for c in _difference_columns(table))],
             differences=difference_matrix(table),
             difference_note=difference_note(table),
             clients=_client_table(table),
@@ -276,7 +276,7 @@ def _client_table(table: Table) -> tuple[list[str], list[list[str]]]:
             ]
         )
     head = ["method", "seed", "client", "training rows", "their labels", "trained on"]
-    return [*head, *(_column_head(column) for column in columns)], rows
+    return [*head, *(_column_head(column, "%") for column in columns)], rows
 
 
 def _client_text(score: ClientScore, column: Column) -> str:
@@ -580,8 +580,8 @@ def _difference_columns(table: Table) -> list[Column]:
     return list(dict.fromkeys(difference.column for difference in table.differences))
 
 
-def _column_head(column: Column) -> str:
-    return f"{column.title} ({column.metric}{', points' if column.percent else ''})"
+def _column_head(column: Column, unit: str = "points") -> str:
+    return f"{column.title} ({column.metric}{f', {unit}' if column.percent else ''})"
 
 
 def _view_head(view: View) -> list[str]:

@@ -368,7 +368,8 @@ def _draw_curve(axes: Any, curve: Curve, color: str, marker: str) -> None:
 
 
 def _tick(column: Column, value: float) -> str:
-    return f"{100 * value:.0f}" if column.percent else f"{value:g}"
+    text = f"{100 * value:.0f}" if column.percent else f"{value:g}"
+    return text.replace("-", "−")
 
 
 def _label_right(axes: Any, labels: Sequence[tuple[float, str, str]]) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from fedbench.config import Method, RunConfig, is_kept, load_config, parse_rounds, validated
+from fedbench.config import Method, RunConfig, is_kept, load_config, parse_rounds
+from fedbench.schema import validated
 from fedbench.errors import ConfigError
 
 MINIMAL: dict[str, Any] = {

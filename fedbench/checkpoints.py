@@ -1,0 +1,179 @@
+"""Which weights are scored: those of a run, adapters and models from anyone, hub ids of either."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fedbench.config import is_kept, parse_rounds
+from fedbench.errors import CheckpointError, ConfigError
+from fedbench.generation.backend import Checkpoint
+from fedbench.results.record import ModelId
+
+if TYPE_CHECKING:
+    from fedbench.federated.checkpoint import Round
+
+
+def find_checkpoints(
+    places: Sequence[str], base_model: str | None, rounds: str
+) -> list[Checkpoint]:
+    """The checkpoints at some places, each under a name of its own.
+
+    Raises:
+        CheckpointError: a place holds none.
+        ConfigError: `rounds` is none of all, last, every N.
+    """
+    try:
+        parse_rounds(rounds)
+    except ValueError as error:
+        raise ConfigError(f"--rounds: {error}") from error
+    found: list[Checkpoint] = []
+    for place in places:
+        if (Path(place) / "checkpoints").is_dir():
+            found.extend(run_checkpoints(Path(place), rounds))
+        else:
+            found.append(foreign_checkpoint(place, base_model))
+    return _named_apart(found)
+
+
+def run_checkpoints(output: Path, rule: str) -> list[Checkpoint]:
+    """The base of every seed, and the committed checkpoints of a run that the rule names.
+
+    Raises:
+        CheckpointError: nothing is committed there.
+    """
+    from fedbench.federated.checkpoint import COMMIT, read_round
+
+    files = sorted((output / "checkpoints").glob(f"**/round-*/{COMMIT}"))
+    rounds = [(file.parent, read_round(file)) for file in files]
+    if not rounds:
+        raise CheckpointError(f"{output}: holds no committed round; train the run first")
+    bases = {(round.seed, round.base): round for _, round in rounds}
+    found = [_base_checkpoint(round) for round in bases.values()]
+    for directory, round in rounds:
+        if round.model_kind != "global" and round.round < round.last_round:
+            continue  # unfinished: saved against a kill only
+        if is_kept(round.round, round.last_round, rule):
+            found.append(_round_checkpoint(directory, round))
+    return found
+
+
+def foreign_checkpoint(
+    place: str, base_model: str | None = None, name: str | None = None
+) -> Checkpoint:
+    """An adapter directory, a full model directory, or a hub id of either, made by anyone.
+
+    Raises:
+        CheckpointError: it is none of these, or its base is not known.
+    """
+    from fedbench.federated.checkpoint import COMMIT, read_round
+    from fedbench.model import ADAPTER_CONFIG, weight_files, weights_hash
+
+    directory = _download(place)
+    if (directory / COMMIT).exists():
+        checkpoint = _round_checkpoint(directory, read_round(directory / COMMIT))
+        return replace(checkpoint, base=base_model or checkpoint.base, selected_by="only")
+    model = ModelId(method=name or Path(place).name or place, model_kind="merged")
+    if not (directory / ADAPTER_CONFIG).exists():
+        if not weight_files(directory):
+            raise CheckpointError(
+                f"{directory}: holds neither {ADAPTER_CONFIG} nor model weights; give a run "
+                "directory, a PEFT adapter directory, a model directory or a hub id"
+            )
+        digest = weights_hash(directory)
+        return Checkpoint(
+            model, "full", directory, base_model or str(directory), digest, "", selected_by="only"
+        )
+    base = base_model or _named_base(directory / ADAPTER_CONFIG)
+    digest = weights_hash(directory)
+    model = model.model_copy(update={"model_kind": "global"})
+    return Checkpoint(model, "adapter", directory, base, digest, "", selected_by="only")
+
+
+def _named_apart(checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
+    """Two models of one name are told apart by where they lie."""
+    labels = [checkpoint.model.label() for checkpoint in checkpoints]
+    named = []
+    for checkpoint, label in zip(checkpoints, labels, strict=True):
+        if labels.count(label) > 1 and checkpoint.directory is not None:
+            model = checkpoint.model.model_copy(update={"method": str(checkpoint.directory)})
+            checkpoint = replace(checkpoint, model=model)
+        named.append(checkpoint)
+    return list({checkpoint.model.label(): checkpoint for checkpoint in named}.values())
+
+
+def _base_checkpoint(round: Round) -> Checkpoint:
+    return Checkpoint(
+        model=ModelId(method="base", seed=round.seed, model_kind="base", round=0),
+        kind="base",
+        directory=None,
+        base=round.base,
+        weights_hash=round.base_hash,
+        base_hash=round.base_hash,
+        template=round.template,
+        selected_by="only",
+        train_examples=0,
+    )
+
+
+def _round_checkpoint(directory: Path, round: Round) -> Checkpoint:
+    from fedbench.model import ADAPTER_CONFIG
+
+    federated = round.model_kind == "global"
+    return Checkpoint(
+        model=ModelId(
+            method=round.method,
+            seed=round.seed,
+            model_kind=round.model_kind,
+            model_client=round.model_client,
+            round=round.round,
+        ),
+        kind="adapter" if (directory / ADAPTER_CONFIG).exists() else "full",
+        directory=directory,
+        base=round.base,
+        weights_hash=round.weights_hash,
+        base_hash=round.base_hash,
+        template=round.template,
+        selected_by="last" if round.round == round.last_round else None,
+        train_examples=round.train_examples,
+        bytes_communicated=round.bytes_up + round.bytes_down if federated else None,
+    )
+
+
+def _download(place: str) -> Path:
+    """A local directory, or the snapshot of a hub repository."""
+    directory = Path(place)
+    if directory.is_dir():
+        return directory
+    if directory.exists() or place.count("/") != 1 or place.startswith((".", "/")):
+        raise CheckpointError(
+            f"{place}: is no directory; give a run directory, a PEFT adapter directory, a model "
+            "directory or a hub id such as org/name"
+        )
+    import huggingface_hub
+
+    try:
+        return Path(huggingface_hub.snapshot_download(place))
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise CheckpointError(
+            f"{place}: is no directory, and the hub did not give it ({reason}); check the name, "
+            "the network and your access"
+        ) from error
+
+
+def _named_base(settings: Path) -> str:
+    try:
+        base = json.loads(settings.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    except (OSError, ValueError, AttributeError) as error:
+        raise CheckpointError(
+            f"{settings}: cannot be read ({error}); save the adapter again"
+        ) from error
+    if not base:
+        raise CheckpointError(
+            f"{settings}: base_model_name_or_path is empty; name the base with --base-model"
+        )
+    return str(base)

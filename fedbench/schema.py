@@ -1,0 +1,86 @@
+"""What comes from outside, checked at the border: YAML in, frozen values out."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from fedbench.errors import ConfigError
+
+_P = TypeVar("_P", bound=BaseModel)
+Positive = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+class Part(BaseModel):
+    """A part of a configuration: frozen, and without unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file that holds a mapping.
+
+    Raises:
+        ConfigError: it is missing, not YAML, or no mapping.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise ConfigError(f"{path}: there is no such file; give the path of a YAML file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error})") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: is not valid YAML ({error}); mend the line it names") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: holds no mapping; start it with a key such as name:")
+    return raw
+
+
+def validated(kind: type[_P], raw: Any, where: str) -> _P:
+    """Check raw values against a model, with errors for people.
+
+    Raises:
+        ConfigError: names the file, the field, what is wrong and the nearest known key.
+    """
+    try:
+        return kind.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(
+            "; ".join(_explain(kind, e, where) for e in error.errors()[:3])
+        ) from error
+
+
+def _explain(kind: type[BaseModel], error: ErrorDetails, where: str) -> str:
+    location = [part for part in error["loc"] if part not in ("iid", "dirichlet", "label_skew")]
+    field = ".".join(str(part) for part in location)
+    if error["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(location[-1]), _known_keys(kind), n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "remove it, or see the docs for the keys"
+        return f"{where}: {field}: unknown key; {hint}"
+    if error["type"] == "missing":
+        return f"{where}: {field}: is required; add it"
+    message = error["msg"].removeprefix("Value error, ")
+    given = "" if isinstance(error["input"], dict) else f" (it is {error['input']!r})"
+    return f"{where}: {field + ': ' if field else ''}{message}{given}"
+
+
+def _known_keys(kind: type[BaseModel]) -> set[str]:
+    """Every key of a model and of the models inside it."""
+    keys: set[str] = set()
+    for name, field in kind.model_fields.items():
+        keys.add(name)
+        for inner in _models_within(field.annotation):
+            keys |= _known_keys(inner)
+    return keys
+
+
+def _models_within(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models_within(part)]

@@ -1,0 +1,441 @@
+"""The resident model: batches equal single requests, and adapters come and go."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedbench.config import ModelConfig
+from fedbench.data.templates import Turn, get_template
+from fedbench.errors import CheckpointError
+from fedbench.generation.backend import Answer, Question, Request, Sampling
+from fedbench.generation.transformers import TransformersBackend
+from fedbench.model import weight_files
+from fedbench.checkpoints import foreign_checkpoint
+
+LABELS = ("negative", "neutral", "positive")
+TEXTS = ["Profit rises at Acme.", "What?", "The news: is it the input of this sentiment?", "a"]
+
+
+def make_backend(directory: Path, **options: Any) -> TransformersBackend:
+    config = ModelConfig(name=str(directory), device="cpu", attention="eager")
+    return TransformersBackend(str(directory), config, **options)
+
+
+@pytest.fixture(scope="module")
+def backend(tiny_base_directory: Path) -> TransformersBackend:
+    return make_backend(tiny_base_directory)
+
+
+def generate(
+    backend: TransformersBackend, texts: list[str] = TEXTS, **sampling: Any
+) -> list[Request]:
+    how = Sampling(**{"max_tokens": 6, **sampling})
+    return [
+        backend.prepare(
+            Question((Turn("Sentiment?", text),), "generate", how), get_template("fingpt")
+        )
+        for text in texts
+    ]
+
+
+def choose(
+    backend: TransformersBackend, choices: tuple[str, ...], texts: list[str] = TEXTS
+) -> list[Request]:
+    return [
+        backend.prepare(
+            Question((Turn("Sentiment?", text),), "choice", Sampling(), choices),
+            get_template("fingpt"),
+        )
+        for text in texts
+    ]
+
+
+def naive_loglikelihood(model: Any, prompt: tuple[int, ...], choice: tuple[int, ...]) -> float:
+    """One unpadded forward pass over prompt and choice."""
+    ids = torch.tensor([prompt + choice])
+    with torch.no_grad():
+        logprobs = torch.log_softmax(model(input_ids=ids).logits[0], dim=-1)
+    places = range(len(prompt) - 1, len(prompt) + len(choice) - 1)
+    return float(sum(logprobs[place, token] for place, token in zip(places, choice, strict=True)))
+
+
+def near(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    return list(one) == pytest.approx(list(other), abs=1e-5)
+
+
+# Questions become requests
+
+
+def test_a_prompt_is_rendered_and_tokenised_once_and_for_all(backend: TransformersBackend) -> None:
+    [request] = generate(backend, ["Up."])
+    assert request.prompt == "Instruction: Sentiment?\nInput: Up.\nAnswer:"
+    assert backend.base.tokenizer.decode(request.ids) == request.prompt
+    assert request.num_cut == 0
+
+
+def test_each_choice_is_the_tokens_behind_the_prompt(backend: TransformersBackend) -> None:
+    [request] = choose(backend, ("positive", "a b"), ["Up."])
+    decode = backend.base.tokenizer.decode
+    assert [decode(choice) for choice in request.choices] == [" positive", " a b"]
+    assert len(request.choices[0]) == 1  # the label words are single tokens of this tokenizer
+
+
+def test_a_prompt_too_long_for_the_model_loses_its_start(backend: TransformersBackend) -> None:
+    [request] = generate(backend, ["word " * 2000], max_tokens=10)
+    assert len(request.ids) == 1024 - 10  # the tiny model's context, less the answer
+    assert request.num_cut > 0
+    [whole] = generate(backend, ["short"])
+    assert request.ids[-3:] == whole.ids[-3:]
+
+
+# Answers
+
+
+def test_greedy_answers_of_a_padded_batch_are_those_of_single_requests(
+    backend: TransformersBackend,
+) -> None:
+    requests = generate(backend)
+    assert len({len(request.ids) for request in requests}) > 1  # so that there is padding
+    answers = backend.answer(requests)
+    for request, answer in zip(requests, answers, strict=True):
+        output = backend.base.module.generate(
+            torch.tensor([request.ids]), max_new_tokens=6, do_sample=False
+        )
+        new = output[0, len(request.ids) :]
+        text = backend.base.tokenizer.decode(new, skip_special_tokens=True)
+        assert answer == Answer(text=text)
+    assert len({answer.text for answer in answers}) > 1
+
+
+@pytest.mark.parametrize("choices", [LABELS, ("positive", "very negative indeed", "a b")])
+def test_choices_have_the_log_likelihoods_of_a_plain_forward_pass(
+    backend: TransformersBackend, choices: tuple[str, ...]
+) -> None:
+    requests = choose(backend, choices)
+    single = all(len(choice) == 1 for choice in requests[0].choices)
+    assert single is (choices == LABELS)
+    for request, answer in zip(requests, backend.answer(requests), strict=True):
+        expected = tuple(
+            naive_loglikelihood(backend.base.module, request.ids, choice)
+            for choice in request.choices
+        )
+        assert near(answer.loglikelihoods, expected)
+
+
+def test_sampled_answers_depend_on_the_seed_alone(backend: TransformersBackend) -> None:
+    def sampled(seed: int) -> list[Answer]:
+        return backend.answer(generate(backend, temperature=1.0, seed=seed))
+
+    first = sampled(1)
+    torch.manual_seed(99)
+    assert sampled(1) == first
+    assert sampled(2) != first
+
+
+def test_an_answer_ends_before_a_stop_string(backend: TransformersBackend) -> None:
+    [plain] = backend.answer(generate(backend, ["Up."], max_tokens=12))
+    assert plain.text
+    stop = plain.text[3]
+    [stopped] = backend.answer(generate(backend, ["Up."], max_tokens=12, stop=(stop,)))
+    assert stopped.text == plain.text.split(stop)[0]
+
+
+# The plan
+
+
+def made_request(length: int, max_tokens: int, kind: str) -> Request:
+    ids = tuple(range(length))
+    if kind == "generate":
+        return Request("generate", "", ids, Sampling(max_tokens=max_tokens))
+    choices = ((1,), (2,)) if kind == "token" else ((1, 2, 3), (4,))
+    return Request("choice", "", ids, Sampling(), choices)
+
+
+requests_drawn = st.lists(
+    st.builds(
+        made_request,
+        st.integers(1, 60),
+        st.sampled_from([4, 16]),
+        st.sampled_from(["generate", "token", "text"]),
+    ),
+    max_size=30,
+)
+
+
+@settings(deadline=None)
+@given(requests_drawn)
+def test_a_plan_holds_each_request_once_in_batches_of_its_like_within_the_budget(
+    requests: list[Request],
+) -> None:
+    planner = TransformersBackend.__new__(TransformersBackend)  # a plan needs no model
+    planner._batch_tokens = 128
+    plan = planner.plan(requests)
+    assert sorted(position for batch in plan for position in batch) == list(range(len(requests)))
+    for batch in plan:
+        members = [requests[position] for position in batch]
+        assert len({(m.kind, m.sampling, m.choices) for m in members}) == 1
+        answer = max(map(len, members[0].choices), default=members[0].sampling.max_tokens)
+        sequences = len(members) * (len(members[0].choices) if answer > 1 and members[0].choices else 1)
+        padded = sequences * (max(len(m.ids) for m in members) + answer)
+        assert padded <= 128 or len(members) == 1
+
+
+# Adapters of anyone
+
+
+def make_adapter(
+    base: Path, directory: Path, *, inert: bool = False, seed: int = 1, **lora: Any
+) -> Path:
+    """An adapter as PEFT itself saves it; all its weights are drawn, so that it acts."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(base)
+    settings = peft.LoraConfig(
+        **{"r": 2, "lora_alpha": 8, "target_modules": "all-linear", "task_type": "CAUSAL_LM", **lora}
+    )
+    torch.manual_seed(seed)
+    model = peft.get_peft_model(model, settings)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and "magnitude" not in name and not inert:
+            torch.nn.init.normal_(parameter, std=0.2)
+    model.save_pretrained(directory)
+    return directory
+
+
+def use(backend: TransformersBackend, directory: Path) -> AbstractContextManager[None]:
+    return backend.use(foreign_checkpoint(str(directory)))
+
+
+def loglikelihoods(backend: TransformersBackend) -> list[tuple[float, ...]]:
+    return [answer.loglikelihoods for answer in backend.answer(choose(backend, LABELS))]
+
+
+@pytest.fixture
+def adapter_directory(tiny_base_directory: Path, tmp_path: Path) -> Path:
+    return make_adapter(tiny_base_directory, tmp_path / "adapter")
+
+
+@pytest.fixture
+def unchanged(backend: TransformersBackend) -> Iterator[None]:
+    """Whatever a test does, the resident base answers afterwards as before, to the bit."""
+    before = loglikelihoods(backend)
+    weights = {n: t.clone() for n, t in backend.base.module.state_dict().items()}
+    yield
+    after = backend.base.module.state_dict()
+    assert after.keys() == weights.keys()
+    assert all(torch.equal(after[name], weights[name]) for name in weights)
+    assert loglikelihoods(backend) == before
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "LoRA": {},
+    "two modules": {"target_modules": ["q_proj", "v_proj"]},
+    "rank-stabilised": {"use_rslora": True, "r": 4},
+    "DoRA": {"use_dora": True},
+    "alphas by module": {"alpha_pattern": {"q_proj": 32}, "rank_pattern": {"v_proj": 3}},
+    "dropout": {"lora_dropout": 0.5},
+}
+
+
+@pytest.mark.usefixtures("unchanged")
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_adapter_on_the_resident_base_answers_as_peft_does(
+    backend: TransformersBackend, tiny_base_directory: Path, tmp_path: Path, kind: str
+) -> None:
+    directory = make_adapter(tiny_base_directory, tmp_path / "adapter", **KINDS[kind])
+    model = transformers.AutoModelForCausalLM.from_pretrained(tiny_base_directory)
+    theirs = peft.PeftModel.from_pretrained(model, directory).eval()
+    requests = choose(backend, LABELS)
+    with use(backend, directory):
+        answers = backend.answer(requests)
+    for request, answer in zip(requests, answers, strict=True):
+        expected = tuple(naive_loglikelihood(theirs, request.ids, c) for c in request.choices)
+        assert near(answer.loglikelihoods, expected)
+
+
+@pytest.mark.usefixtures("unchanged")
+def test_two_adapters_in_turn_do_not_mix(
+    backend: TransformersBackend, tiny_base_directory: Path, tmp_path: Path
+) -> None:
+    base = loglikelihoods(backend)
+    places = [make_adapter(tiny_base_directory, tmp_path / str(n), seed=n, r=n) for n in (1, 2)]
+    seen = []
+    for place in (*places, *places):
+        with use(backend, place):
+            seen.append(loglikelihoods(backend))
+    assert seen[0] == seen[2]
+    assert seen[1] == seen[3]
+    assert len({str(values) for values in (seen[0], seen[1], base)}) == 3
+
+
+@pytest.mark.usefixtures("unchanged")
+def test_an_error_while_an_adapter_is_used_takes_it_off(
+    backend: TransformersBackend, adapter_directory: Path
+) -> None:
+    def stopped() -> None:
+        with use(backend, adapter_directory):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
+
+
+@pytest.mark.usefixtures("unchanged")
+def test_a_full_model_answers_with_its_own_weights(
+    backend: TransformersBackend, tiny_base_directory: Path, tmp_path: Path
+) -> None:
+    model = transformers.AutoModelForCausalLM.from_pretrained(tiny_base_directory)
+    with torch.no_grad():
+        model.model.embed_tokens.weight.mul_(1.5)
+    model.save_pretrained(tmp_path / "full")
+    backend.base.tokenizer.save_pretrained(tmp_path / "full")
+    requests = choose(backend, LABELS)
+    with use(backend, tmp_path / "full"):
+        answers = backend.answer(requests)
+    expected = [
+        tuple(naive_loglikelihood(model, request.ids, c) for c in request.choices)
+        for request in requests
+    ]
+    assert all(near(a.loglikelihoods, e) for a, e in zip(answers, expected, strict=True))
+
+
+@pytest.mark.usefixtures("unchanged")
+def test_an_adapter_that_changes_nothing_is_refused(
+    backend: TransformersBackend, tiny_base_directory: Path, tmp_path: Path
+) -> None:
+    # As PEFT initialises it: B is zero, so the product is.
+    directory = make_adapter(tiny_base_directory, tmp_path / "inert", inert=True)
+    with pytest.raises(CheckpointError, match=r"inert: the adapter changes nothing"), use(
+        backend, directory
+    ):
+        pass
+
+
+def test_an_adapter_that_changes_nothing_is_used_when_asked_for(
+    tiny_base_directory: Path, tmp_path: Path
+) -> None:
+    directory = make_adapter(tiny_base_directory, tmp_path / "inert", inert=True)
+    backend = make_backend(tiny_base_directory, allow_inert=True)
+    base = loglikelihoods(backend)
+    with use(backend, directory):
+        for inert, plain in zip(loglikelihoods(backend), base, strict=True):
+            assert near(inert, plain)
+
+
+@pytest.mark.usefixtures("unchanged")
+@pytest.mark.parametrize(
+    ("lora", "words"),
+    [
+        ({}, "have shape"),  # same modules, another width
+        ({"target_modules": ["q_proj"], "layers_to_transform": [2]}, "does not fit|do not match"),
+    ],
+)
+def test_an_adapter_of_another_base_is_refused(
+    backend: TransformersBackend,
+    tiny_base_directory: Path,
+    tmp_path: Path,
+    lora: dict[str, Any],
+    words: str,
+) -> None:
+    config = transformers.AutoConfig.from_pretrained(tiny_base_directory)
+    config.hidden_size, config.num_hidden_layers, config.head_dim = 48, 3, 24
+    config.layer_types = None
+    other = tmp_path / "other"
+    transformers.LlamaForCausalLM(config).save_pretrained(other)
+    directory = make_adapter(other, tmp_path / "adapter", **lora)
+    with pytest.raises(CheckpointError, match=words) as caught, use(backend, directory):
+        pass
+    assert str(directory) in str(caught.value)
+
+
+def as_bin(directory: Path, content: Callable[[dict[str, torch.Tensor]], Any]) -> None:
+    """Replace the safetensors file of an adapter by a pickled one."""
+    [file] = weight_files(directory)
+    state = transformers.modeling_utils.load_state_dict(str(file))
+    file.unlink()
+    torch.save(content(state), directory / "adapter_model.bin")
+
+
+@pytest.mark.usefixtures("unchanged")
+def test_a_pickled_adapter_of_plain_tensors_loads(
+    backend: TransformersBackend, adapter_directory: Path
+) -> None:
+    with use(backend, adapter_directory):
+        expected = loglikelihoods(backend)
+    as_bin(adapter_directory, lambda state: state)
+    with use(backend, adapter_directory):
+        assert loglikelihoods(backend) == expected
+
+
+class Malicious:
+    """Unpickling it makes a directory."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = str(place)
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (self.place,)
+
+
+@pytest.mark.usefixtures("unchanged")
+@pytest.mark.parametrize("save", ["torch", "pickle"])
+def test_a_malicious_pickle_is_refused_and_not_run(
+    backend: TransformersBackend, adapter_directory: Path, tmp_path: Path, save: str
+) -> None:
+    trap = tmp_path / "executed"
+    as_bin(adapter_directory, lambda state: state | {"x": Malicious(trap)})
+    if save == "pickle":
+        (adapter_directory / "adapter_model.bin").write_bytes(pickle.dumps(Malicious(trap)))
+    with pytest.raises(CheckpointError, match=r"adapter_model\.bin: is not a file of weights"), use(
+        backend, adapter_directory
+    ):
+        pass
+    assert not trap.exists()
+
+
+@pytest.mark.usefixtures("unchanged")
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda directory: as_bin(directory, lambda state: [1, 2]), "something else than named"),
+        (
+            lambda directory: (directory / "adapter_model.safetensors").write_bytes(b"{" * 99),
+            "is not a file of weights",
+        ),
+        (
+            lambda directory: (directory / "adapter_model.safetensors").unlink(),
+            "holds no adapter_model",
+        ),
+        (
+            lambda directory: (directory / "adapter_config.json").write_text(
+                json.dumps({"base_model_name_or_path": "x", "peft_type": "NONSENSE"})
+            ),
+            "adapter_config.json: cannot be read",
+        ),
+    ],
+    ids=["a list", "damaged weights", "no weights", "damaged settings"],
+)
+def test_what_is_no_adapter_is_refused_in_words(
+    backend: TransformersBackend,
+    adapter_directory: Path,
+    change: Callable[[Path], Any],
+    words: str,
+) -> None:
+    change(adapter_directory)
+    with pytest.raises(CheckpointError, match=words), use(backend, adapter_directory):
+        pass
+
+
+def test_the_name_tells_what_answers_depend_on(backend: TransformersBackend) -> None:
+    assert backend.name == f"transformers {transformers.__version__} float32 cpu batch 8192"

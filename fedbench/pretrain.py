@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import random
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -162,11 +161,12 @@ def _make(
     ]
     _train(model, sequences, config, seed, tokenizer.pad_token_id, progress)
     place.parent.mkdir(parents=True, exist_ok=True)
-    # Built beside its place and moved there: a killed run leaves no half model in the cache.
+    # Built beside its place and renamed to it: a killed run leaves no half model in the cache.
     with tempfile.TemporaryDirectory(dir=place.parent) as temporary:
-        model.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
-        Path(temporary, "pretrain.json").write_text(
+        made = Path(temporary, "model")
+        model.save_pretrained(made)
+        tokenizer.save_pretrained(made)
+        (made / "pretrain.json").write_text(
             json.dumps(
                 {
                     "config": config.model_dump(mode="json"),
@@ -176,8 +176,11 @@ def _make(
                 }
             )
         )
-        if not weight_files(place):
-            shutil.copytree(temporary, place, dirs_exist_ok=True)
+        try:
+            made.rename(place)
+        except OSError:
+            if not weight_files(place):  # else another process has made it meanwhile
+                raise
 
 
 def _train(

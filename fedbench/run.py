@@ -234,7 +234,12 @@ def write_partition(
 ) -> None:
     """Keep which row is whose: positions among the kept training rows, per seed and client."""
     file = output / PARTITION_FILE
-    known = json.loads(file.read_bytes()) if file.exists() else {}
+    try:
+        known = json.loads(file.read_bytes()) if file.exists() else {}
+    except ValueError as error:
+        raise OutputError(
+            f"{file}: is damaged ({error}); remove it and run the same command again"
+        ) from error
     known[str(seed)] = [
         {"train": shard.train, "validation": shard.validation, "test": shard.test, **count}
         for shard, count in zip(shards, counts[str(seed)], strict=True)

@@ -44,7 +44,6 @@ def command(
     config, directory = load_run(run_file, overrides, output)
     needs_training_packages("training")
     started = time.monotonic()
-    say(f"{config.name}: {len(config.methods)} methods, seeds {list(config.seeds)}, in {directory}")
     from fedbench.results.leaderboard import build, read_results, spec_for
     from fedbench.results.page import write_report
     from fedbench.run import score_run, train
@@ -61,7 +60,8 @@ def command(
         print_json(record.to_json() for record in records)
     else:
         _show(table)
-    say(f"took {time.monotonic() - started:.0f} s")
+    done = f"{len(config.methods)} methods x {len(config.seeds)} seeds in {directory}"
+    say(f"{config.name}: {done}, took {time.monotonic() - started:.0f} s")
     click.echo(f"page: {page.resolve()}", err=as_json)
 
 

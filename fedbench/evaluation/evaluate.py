@@ -214,6 +214,8 @@ def _ask(
         what = f"scoring {checkpoint.model.label()}"
         with backend.use(checkpoint):
             for done, (number, batch) in enumerate(open_batches, start=1):
+                if all(keys[number][position] in known for position in batch):
+                    continue  # variants of a task ask the same questions
                 answers = backend.answer([parts[number].requests[position] for position in batch])
                 fresh = dict(zip((keys[number][p] for p in batch), answers, strict=True))
                 store.put({key: a for key, a in fresh.items() if a.error is None})

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from fedbench.errors import OutputError, RecordError
+from fedbench.errors import FedbenchError, OutputError, RecordError
 from fedbench.generation.backend import Answer, Checkpoint, Request
 
 _CHUNK = 500  # below SQLite's limit on variables per statement
@@ -37,20 +37,24 @@ class AnswerStore:
             self._db.execute(
                 "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, answer TEXT)"
             )
-        except sqlite3.DatabaseError as error:
-            if "not a database" in str(error):
-                raise RecordError(f"{file}: is no answer store; move it away") from error
-            raise self._full(error) from error
-        except OSError as error:
-            raise self._full(error) from error
+        except (sqlite3.DatabaseError, OSError) as error:
+            raise self._explained(error) from error
 
     def get(self, keys: Sequence[str]) -> dict[str, Answer]:
-        """The stored answers among some keys."""
+        """The stored answers among some keys.
+
+        Raises:
+            RecordError: the store is damaged.
+        """
         found: dict[str, Answer] = {}
         for start in range(0, len(keys), _CHUNK):
             part = keys[start : start + _CHUNK]
             marks = ",".join("?" * len(part))
-            rows = self._db.execute(f"SELECT key, answer FROM answers WHERE key IN ({marks})", part)
+            query = f"SELECT key, answer FROM answers WHERE key IN ({marks})"
+            try:
+                rows = self._db.execute(query, part).fetchall()
+            except sqlite3.DatabaseError as error:
+                raise self._explained(error) from error
             for key, text in rows:
                 values = json.loads(text)
                 values["loglikelihoods"] = tuple(values["loglikelihoods"])
@@ -62,13 +66,14 @@ class AnswerStore:
 
         Raises:
             OutputError: the disk is full.
+            RecordError: the store is damaged.
         """
         rows = [(key, json.dumps(asdict(answer))) for key, answer in answers.items()]
         try:
             with self._db:
                 self._db.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?)", rows)
         except sqlite3.DatabaseError as error:
-            raise self._full(error) from error
+            raise self._explained(error) from error
 
     def close(self) -> None:
         """Let go of the file."""
@@ -78,7 +83,14 @@ class AnswerStore:
         count: int = self._db.execute("SELECT count(*) FROM answers").fetchone()[0]
         return count
 
-    def _full(self, error: Exception) -> OutputError:
+    def _explained(self, error: Exception) -> FedbenchError:
+        if "not a database" in str(error):
+            return RecordError(f"{self.file}: is no answer store; move it away")
+        if "malformed" in str(error):
+            return RecordError(
+                f"{self.file}: is damaged ({error}); move it away and run the same command again: "
+                "its answers are asked for once more"
+            )
         return OutputError(
             f"{self.file}: cannot be written ({error}); free some space or choose another "
             "--output, then run the same command again: stored answers are kept"

@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from fedbench.config import Method, RunConfig, is_kept, load_config, parse_rounds
-from fedbench.schema import validated
 from fedbench.errors import ConfigError
+from fedbench.schema import validated
 
 MINIMAL: dict[str, Any] = {
     "name": "made",

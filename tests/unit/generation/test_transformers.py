@@ -17,13 +17,13 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedbench.checkpoints import foreign_checkpoint
 from fedbench.config import ModelConfig
 from fedbench.data.templates import Turn, get_template
 from fedbench.errors import CheckpointError
 from fedbench.generation.backend import Answer, Question, Request, Sampling
 from fedbench.generation.transformers import TransformersBackend
 from fedbench.model import weight_files
-from fedbench.checkpoints import foreign_checkpoint
 
 LABELS = ("negative", "neutral", "positive")
 TEXTS = ["Profit rises at Acme.", "What?", "The news: is it the input of this sentiment?", "a"]
@@ -188,8 +188,9 @@ def test_a_plan_holds_each_request_once_in_batches_of_its_like_within_the_budget
         members = [requests[position] for position in batch]
         assert len({(m.kind, m.sampling, m.choices) for m in members}) == 1
         answer = max(map(len, members[0].choices), default=members[0].sampling.max_tokens)
-        sequences = len(members) * (len(members[0].choices) if answer > 1 and members[0].choices else 1)
-        padded = sequences * (max(len(m.ids) for m in members) + answer)
+        # A choice of one token is read off the prompt's pass; longer ones each need a sequence.
+        each = len(members[0].choices) if members[0].choices and answer > 1 else 1
+        padded = each * len(members) * (max(len(m.ids) for m in members) + answer)
         assert padded <= 128 or len(members) == 1
 
 
@@ -201,9 +202,8 @@ def make_adapter(
 ) -> Path:
     """An adapter as PEFT itself saves it; all its weights are drawn, so that it acts."""
     model = transformers.AutoModelForCausalLM.from_pretrained(base)
-    settings = peft.LoraConfig(
-        **{"r": 2, "lora_alpha": 8, "target_modules": "all-linear", "task_type": "CAUSAL_LM", **lora}
-    )
+    usual = {"r": 2, "lora_alpha": 8, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
+    settings = peft.LoraConfig(**(usual | lora))
     torch.manual_seed(seed)
     model = peft.get_peft_model(model, settings)
     for name, parameter in model.named_parameters():
@@ -316,8 +316,9 @@ def test_an_adapter_that_changes_nothing_is_refused(
 ) -> None:
     # As PEFT initialises it: B is zero, so the product is.
     directory = make_adapter(tiny_base_directory, tmp_path / "inert", inert=True)
-    with pytest.raises(CheckpointError, match=r"inert: the adapter changes nothing"), use(
-        backend, directory
+    with (
+        pytest.raises(CheckpointError, match=r"inert: the adapter changes nothing"),
+        use(backend, directory),
     ):
         pass
 
@@ -337,8 +338,10 @@ def test_an_adapter_that_changes_nothing_is_used_when_asked_for(
 @pytest.mark.parametrize(
     ("lora", "words"),
     [
-        ({}, "have shape"),  # same modules, another width
-        ({"target_modules": ["q_proj"], "layers_to_transform": [2]}, "does not fit|do not match"),
+        # The other base has a third layer, and another width.
+        ({}, "do not match the base model"),
+        ({"target_modules": ["q_proj"], "layers_to_transform": [0, 1]}, "have shape"),
+        ({"target_modules": ["q_proj"], "layers_to_transform": [2]}, "does not fit the base"),
     ],
 )
 def test_an_adapter_of_another_base_is_refused(
@@ -397,8 +400,9 @@ def test_a_malicious_pickle_is_refused_and_not_run(
     as_bin(adapter_directory, lambda state: state | {"x": Malicious(trap)})
     if save == "pickle":
         (adapter_directory / "adapter_model.bin").write_bytes(pickle.dumps(Malicious(trap)))
-    with pytest.raises(CheckpointError, match=r"adapter_model\.bin: is not a file of weights"), use(
-        backend, adapter_directory
+    with (
+        pytest.raises(CheckpointError, match=r"adapter_model\.bin: is not a file of weights"),
+        use(backend, adapter_directory),
     ):
         pass
     assert not trap.exists()

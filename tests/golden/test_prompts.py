@@ -1,0 +1,41 @@
+"""The first prompt of every task, character by character: what a model is asked never drifts.
+
+Item texts of others are not ours to keep, so for their tasks the file holds a hash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+from fedbench.data.rows import GENERATED
+from fedbench.data.templates import get_template
+from fedbench.evaluation.task import Task, load_items, load_task, task_names
+
+HERE = Path(__file__).parent / "prompts"
+
+
+def first_prompt(task: Task) -> str:
+    """The prompt of the first item under the task's own frame, the space before the answer too."""
+    item = load_items(task, limit=1)[0]
+    text, lead = get_template(task.template or "plain").prompt(item.question.turns, tokenizer=None)
+    return text + lead
+
+
+@pytest.mark.parametrize("name", task_names())
+def test_the_first_prompt_of_a_task_never_changes(name: str) -> None:
+    task = load_task(name)
+    if task.dataset.path in GENERATED:
+        assert first_prompt(task) == (HERE / f"{name}.txt").read_text(encoding="utf-8")
+        return
+    if not os.environ.get("FEDBENCH_DATA"):
+        pytest.skip(f"{task.dataset.path} is not here: set FEDBENCH_DATA to a mirror that holds it")
+    expected = (HERE / f"{name}.sha256").read_text().strip()
+    assert hashlib.sha256(first_prompt(task).encode()).hexdigest() == expected
+
+
+def test_no_file_is_left_of_a_task_that_is_gone() -> None:
+    assert {file.stem for file in HERE.iterdir()} == set(task_names())

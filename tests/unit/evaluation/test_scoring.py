@@ -1,0 +1,180 @@
+"""Answers that exist already, and directories that belong to another scoring."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from fedbench.errors import ConfigError, DataError, OutputError
+from fedbench.results.record import ScoreRecord, read_run, read_samples, read_scores
+from fedbench.scoring import score, score_answer_file
+
+LABELS = ["no", "yes"]
+REFERENCES = ["yes", "no", "yes", "no"]
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> str:
+    """A task of four items; its path."""
+    rows = [{"text": f"text {n}", "answer": answer} for n, answer in enumerate(REFERENCES)]
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    file = tmp_path / "made.yaml"
+    file.write_text(
+        yaml.safe_dump(
+            {
+                "name": "made",
+                "dataset": {"path": str(data), "columns": ["text", "answer"]},
+                "prompt": "Up?",
+                "input": "{{ text }}",
+                "reference": "{{ answer }}",
+                "labels": LABELS,
+                "extract": "label_word",
+                "metrics": ["accuracy", "macro_f1"],
+            }
+        )
+    )
+    return str(file)
+
+
+def answers(directory: Path, *lines: Any) -> Path:
+    file = directory / "mine.jsonl"
+    texts = [line if isinstance(line, str) else json.dumps(line) for line in lines]
+    file.write_text("\n".join(texts) + "\n")
+    return file
+
+
+def answered(*completions: str) -> list[dict[str, Any]]:
+    return [{"doc_id": n, "completion": text} for n, text in enumerate(completions)]
+
+
+def accuracy(records: list[ScoreRecord]) -> ScoreRecord:
+    return next(record for record in records if record.metric == "accuracy")
+
+
+def test_answers_are_scored_without_a_model(task: str, tmp_path: Path) -> None:
+    file = answers(tmp_path, *answered("Yes.", "yes", "perhaps", "no"))
+    records = score_answer_file(file, [task], output=tmp_path / "out")
+    record = accuracy(records)
+    assert record.value == 0.5  # items 0 and 3
+    assert (record.num_examples, record.num_scored) == (4, 4)
+    assert (record.num_failed, record.num_unparsed) == (0, 1)
+    assert (record.method, record.model_kind, record.backend) == ("mine", "reference", "answers")
+
+
+def test_the_order_of_lines_does_not_matter(task: str, tmp_path: Path) -> None:
+    lines = answered("yes", "no", "no", "no")
+    one = score_answer_file(answers(tmp_path, *lines), [task], output=tmp_path / "one")
+    other = score_answer_file(answers(tmp_path, *lines[::-1]), [task], output=tmp_path / "other")
+    assert accuracy(one).value == accuracy(other).value == 0.75
+
+
+def test_items_without_an_answer_have_failed(task: str, tmp_path: Path) -> None:
+    file = answers(tmp_path, *answered("yes", "no", "yes"))
+    record = accuracy(score_answer_file(file, [task], output=tmp_path / "out"))
+    assert record.value is None  # one in four failed, more than one in twenty
+    assert (record.num_scored, record.num_failed) == (3, 1)
+    [table] = read_samples(tmp_path / "out").values()
+    assert table.answers[0].errors == {3: "no answer in the file"}
+
+
+def test_what_was_scored_is_on_disk(task: str, tmp_path: Path) -> None:
+    file = answers(tmp_path, *answered("yes", "no", "yes", "no"))
+    records = score_answer_file(file, [task], output=tmp_path / "out", command="fedbench score ...")
+    assert read_scores(tmp_path / "out") == records
+    run = read_run(tmp_path / "out")
+    assert run is not None
+    assert run.command == "fedbench score ..."
+    assert run.run_hash == records[0].run_hash
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ([{"doc_id": 4, "completion": "yes"}], ":1: doc_id 4 is not among the 4 items"),
+        ([{"doc_id": -1, "completion": "yes"}], ":1: doc_id -1 is not among the 4 items"),
+        (answered("yes") * 2, ":2: doc_id 0 occurs twice; keep one answer per item"),
+        ([{"doc_id": 0}], ":1: has no doc_id and completion"),
+        ([{"doc_id": 0, "completion": None}], ":1: has no doc_id and completion"),
+        ([{"doc_id": 0.9, "completion": "yes"}], ":1: has no doc_id and completion"),
+        ([{"completion": "yes"}], ":1: has no doc_id and completion"),
+        ([[0, "yes"]], ":1: has no doc_id and completion"),
+        ([*answered("yes"), "{"], ":2: is not JSON"),
+        ([""], ": holds no answers"),
+    ],
+)
+def test_a_wrong_answer_file_is_refused_by_line(
+    task: str, tmp_path: Path, lines: list[Any], words: str
+) -> None:
+    file = answers(tmp_path, *lines)
+    with pytest.raises(DataError, match=re.escape(f"{file}{words}")):
+        score_answer_file(file, [task], output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_answer_file_is_named(task: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"absent\.jsonl: cannot be read"):
+        score_answer_file(tmp_path / "absent.jsonl", [task], output=tmp_path / "out")
+
+
+def test_answers_are_to_one_task(task: str, tmp_path: Path) -> None:
+    file = answers(tmp_path, *answered("yes"))
+    with pytest.raises(ConfigError, match="one task, but --tasks names 2"):
+        score_answer_file(file, [task, "headlines"], output=tmp_path / "out")
+
+
+def test_the_same_scoring_may_be_repeated_and_another_needs_another_directory(
+    task: str, tmp_path: Path
+) -> None:
+    file = answers(tmp_path, *answered("yes", "no", "yes", "no"))
+    first = score_answer_file(file, [task], output=tmp_path / "out")
+    again = score_answer_file(file, [task], output=tmp_path / "out")
+    assert [r.value for r in again] == [r.value for r in first]
+    file = answers(tmp_path, *answered("no", "no", "yes", "no"))
+    with pytest.raises(OutputError, match=r"holds the scores of another command .*choose another"):
+        score_answer_file(file, [task], output=tmp_path / "out")
+    assert read_scores(tmp_path / "out") == again
+
+
+@pytest.mark.parametrize("name", ["scores.jsonl", "run.yaml"])
+def test_the_directory_of_a_run_is_not_written_over(task: str, tmp_path: Path, name: str) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / name).write_text("")
+    file = answers(tmp_path, *answered("yes"))
+    with pytest.raises(OutputError, match="holds another run; choose another --output"):
+        score_answer_file(file, [task], output=out)
+    assert sorted(path.name for path in out.iterdir()) == [name]
+
+
+@pytest.mark.parametrize(
+    ("checkpoints", "tasks", "words"),
+    [
+        ([], ["headlines"], "no checkpoint is given; name at least one with --ckpt"),
+        (["somewhere"], [], "no task is given; name some with --tasks"),
+    ],
+)
+def test_scoring_nothing_is_refused(checkpoints: list[str], tasks: list[str], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        score(checkpoints, tasks)
+
+
+def test_a_model_directory_is_scored_and_scoring_it_again_asks_nothing(
+    task: str, tiny_base_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fedbench.generation.transformers import TransformersBackend
+
+    def run() -> list[ScoreRecord]:
+        place = str(tiny_base_directory)
+        return score([place], [task], template="fingpt", device="cpu", output=tmp_path / "out")
+
+    first = run()
+    assert accuracy(first).num_scored == 4
+    monkeypatch.delattr(TransformersBackend, "answer")
+    again = run()
+    assert [(r.metric, r.value) for r in again] == [(r.metric, r.value) for r in first]

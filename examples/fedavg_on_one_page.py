@@ -33,7 +33,8 @@ def federated_average(clients: list[tuple[torch.Tensor, torch.Tensor]]) -> torch
     sizes = [len(x) for x, _ in clients]
     for _ in range(ROUNDS):
         updates = [train_locally(weights, x, y) for x, y in clients]
-        weights = sum(size * update for size, update in zip(sizes, updates, strict=True)) / sum(sizes)
+        shares = [size / sum(sizes) for size in sizes]
+        weights = sum(share * update for share, update in zip(shares, updates, strict=True))
     return weights
 
 

@@ -11,6 +11,8 @@ import contextlib
 import hashlib
 import json
 import logging
+import pickle
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,17 +71,23 @@ def load_base(name: str, config: ModelConfig) -> BaseModel:
     device = pick_device(config.device)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(name, revision=config.revision)
-        module = transformers.AutoModelForCausalLM.from_pretrained(
-            name,
-            revision=config.revision,
-            dtype=getattr(torch, config.dtype),
-            attn_implementation=config.attention,
-        )
-    except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
-        reason = str(error).strip().split("\n")[0]
+        with _quiet():
+            module = transformers.AutoModelForCausalLM.from_pretrained(
+                name,
+                revision=config.revision,
+                dtype=getattr(torch, config.dtype),
+                attn_implementation=config.attention,
+            )
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        pickle.UnpicklingError,
+        safetensors.SafetensorError,
+    ) as error:
         raise CheckpointError(
-            f"{name}: cannot be loaded as a model with its tokenizer ({reason}); give a model "
-            "directory or a hub id that this machine can reach"
+            f"{name}: cannot be loaded as a model with its tokenizer ({_reason(error)}); give a "
+            "model directory or a hub id that this machine can reach"
         ) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -209,11 +217,12 @@ def _read_weights(file: Path) -> State:
     try:
         if file.suffix == ".safetensors":
             return dict(safetensors.torch.load_file(file))
-        # weights_only: a pickle from elsewhere must not run code here.
-        state = torch.load(file, map_location="cpu", weights_only=True)
+        with _quiet():
+            # weights_only: a pickle from elsewhere must not run code here.
+            state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
         raise CheckpointError(
-            f"{file}: is not a file of weights ({str(error).strip().split(chr(10))[0][:200]}); "
+            f"{file}: is not a file of weights ({_reason(error)}); "
             "save the adapter again with save_pretrained"
         ) from error
     if not isinstance(state, dict) or not all(torch.is_tensor(value) for value in state.values()):
@@ -221,6 +230,21 @@ def _read_weights(file: Path) -> State:
             f"{file}: holds something else than named tensors; save the adapter again"
         )
     return state
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without torch's warning about a pickle: what is wrong with it is said in one line."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Detected pickle protocol")
+        yield
+
+
+def _reason(error: Exception) -> str:
+    """Why a file could not be read, in a few words."""
+    if isinstance(error, pickle.UnpicklingError):  # torch would advise to run it all the same
+        return "a pickle of it holds more than tensors, and was not run"
+    return str(error).strip().split("\n")[0][:200]
 
 
 def base_hash(module: Any, directory: Path) -> str:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+# Read when huggingface_hub is imported: without it, every refused connection is tried again.
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +25,6 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
     connect = socket.socket.connect
     monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
 @pytest.fixture(autouse=True)

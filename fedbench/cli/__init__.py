@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import sys
 import traceback
+from typing import Any
 
 import click
 
@@ -31,8 +32,19 @@ EXIT_BUG = 70
 EXIT_INTERRUPTED = 130
 
 
+class _InterruptedError(Exception):
+    """Ctrl-C during a command."""
+
+
 class _Commands(click.Group):
     """Commands by name, each imported when it is used."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        # click would print an empty line and raise Abort in its place.
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise _InterruptedError from error
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -68,7 +80,9 @@ def main() -> None:
     except FedbenchError as error:
         click.echo(f"fedbench: {' '.join(str(error).split())}", err=True)
         sys.exit(EXIT_BAD_INPUT)
-    except (KeyboardInterrupt, click.Abort):
+    except (_InterruptedError, KeyboardInterrupt, click.Abort):
+        if sys.stderr.isatty():
+            click.echo(err=True)  # the terminal has written ^C
         click.echo(
             "fedbench: interrupted; what was finished is kept, run the same command to go on",
             err=True,

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    from fedbench.results.leaderboard import Table, View
+    from fedbench.results.table import Table, View
 
 
 @click.command("leaderboard")
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 @json_option
 def command(name: str, write_to: str | None, as_json: bool) -> None:
     """Show leaderboard NAME: a name, its directory, or a directory with scores.jsonl."""
-    from fedbench.results.leaderboard import build, find_leaderboard, read_leaderboard
+    from fedbench.results.leaderboard import build
+    from fedbench.results.specification import find_leaderboard, read_leaderboard
 
     directory = find_leaderboard(name)
     spec, results = read_leaderboard(directory)
@@ -53,7 +54,7 @@ def print_table(table: Table) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from fedbench.results.page import findings, footnotes
+    from fedbench.results.wording import findings, footnotes
 
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
@@ -79,7 +80,7 @@ def _rich_tables(table: Table, view: View, width: int) -> list[RichTable]:
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    from fedbench.results.leaderboard import FEDERATED
+    from fedbench.results.table import FEDERATED
 
     labels = [Text(r.label, style="bold" if r.kind in FEDERATED else "") for r in table.rows]
     margin = max(len(label) for label in labels) + 4
@@ -108,7 +109,7 @@ def _columns(table: Table, view: View) -> list[tuple[str, list[Text]]]:
     """Heading and cells of every column after the method."""
     from rich.text import Text
 
-    from fedbench.results.page import cell_text, share, size, spread_text, trained_on
+    from fedbench.results.wording import cell_text, share, size, spread_text, trained_on
 
     columns = []
     for column in view.columns:

@@ -20,7 +20,7 @@ from fedbench.cli._run_options import (
 )
 
 if TYPE_CHECKING:
-    from fedbench.results.leaderboard import Table
+    from fedbench.results.table import Table
 
 
 @click.command("train-and-eval")
@@ -44,8 +44,10 @@ def command(
     config, directory = load_run(run_file, overrides, output)
     needs_training_packages("training")
     started = time.monotonic()
-    from fedbench.results.leaderboard import build, read_results, spec_for
+    from fedbench.results.leaderboard import build
     from fedbench.results.page import write_report
+    from fedbench.results.record import read_results
+    from fedbench.results.specification import spec_for
     from fedbench.run import score_run, train
 
     sets = [part for override in overrides for part in ("--set", override)]

@@ -30,13 +30,13 @@ from fedbench.errors import ConfigError, RecordError
 from fedbench.results.comparison import (
     PairDifference,
     ScorePair,
-    finite,
+    difference_fields,
     load_results,
     pair_difference,
     pair_scores,
     why_missing,
 )
-from fedbench.results.record import SCHEMA, _Record
+from fedbench.results.record import SCHEMA, Record
 from fedbench.results.statistics import Difference, holm, items_to_settle
 
 Verdict = Literal["ok", "regressed", "inconclusive", "missing"]
@@ -48,7 +48,7 @@ EXIT_REGRESSED = 1
 EXIT_INCONCLUSIVE = 3
 
 
-class CheckRecord(_Record):
+class CheckRecord(Record):
     """The verdict on one model and one task."""
 
     schema_version: Literal[1] = Field(default=SCHEMA, alias="schema")
@@ -188,19 +188,8 @@ def _blank(pair: ScorePair, margin: float, confidence: float) -> CheckRecord:
 def _filled(
     blank: CheckRecord, test: Difference, verdict: Verdict, note: str | None = None
 ) -> CheckRecord:
-    return blank.model_copy(
-        update={
-            "delta": finite(test.delta),
-            "ci_low": finite(test.low),
-            "ci_high": finite(test.high),
-            "ci_method": test.method,
-            "verdict": verdict,
-            "p_value": finite(test.p_value),
-            "smallest_detectable": finite(test.smallest_detectable),
-            "num_items": test.num_items,
-            "note": note,
-        }
-    )
+    fields = difference_fields(test)
+    return blank.model_copy(update={**fields, "verdict": verdict, "note": note})
 
 
 def _annotated(record: CheckRecord, found: PairDifference) -> CheckRecord:

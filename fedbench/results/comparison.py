@@ -11,20 +11,22 @@ import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import NormalDist
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from fedbench.errors import RecordError
-from fedbench.metrics import METRICS, Metric, Sample
+from fedbench.metrics import METRICS, Metric
+from fedbench.results.alignment import align, sample_of
+from fedbench.results.intervals import normal_quantile
 from fedbench.results.record import (
     SCHEMA,
     Answers,
     ModelId,
+    Record,
+    Results,
     SampleTable,
     ScoreRecord,
-    _Record,
     models_of,
     read_samples,
     read_scores,
@@ -37,7 +39,7 @@ AGREEMENT = 1e-6
 """How far a recorded score may be from what its items give: rounding, and no more."""
 
 
-class Comparison(_Record):
+class Comparison(Record):
     """Two scores and their paired difference, without a verdict."""
 
     schema_version: Literal[1] = Field(default=SCHEMA, alias="schema")
@@ -65,16 +67,6 @@ class Comparison(_Record):
 
 
 @dataclass(frozen=True)
-class Results:
-    """What one results directory, or one ``scores.jsonl``, holds."""
-
-    path: Path
-    scores: list[ScoreRecord]
-    samples: dict[str, SampleTable]
-    """By task key; empty where only scores were kept."""
-
-
-@dataclass(frozen=True)
 class ScorePair:
     """The same score in both results."""
 
@@ -89,20 +81,6 @@ class ScorePair:
         """Failed items of both sides, as their records count them."""
         failed = self.candidate.num_failed if self.candidate else 0
         return self.baseline.num_failed + failed
-
-
-@dataclass(frozen=True)
-class AlignedAnswers:
-    """The items that two models both answered, in the order of the baseline."""
-
-    candidate: list[Sample]
-    baseline: list[Sample]
-    labels: Sequence[str]
-    clusters: list[str] | None
-    num_failed: int
-    """Items left out because one side or the other failed."""
-    identical: bool
-    """Every answer and every status is the same, those of failed items included."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +120,7 @@ def load_results(path: Path) -> Results:
         RecordError: a file is missing or damaged.
     """
     directory = path if path.is_dir() else path.parent
-    return Results(path, read_scores(path), read_samples(directory))
+    return Results(path, None, read_scores(path), read_samples(directory))
 
 
 def pair_scores(candidate: Results, baseline: Results) -> list[ScorePair]:
@@ -212,58 +190,25 @@ def pair_difference(
     return PairDifference(difference, summary, aligned.num_failed, aligned.identical, found or None)
 
 
-def align(
-    candidate: SampleTable,
-    candidate_answers: Answers,
-    baseline: SampleTable,
-    baseline_answers: Answers,
-    files: str,
-) -> AlignedAnswers:
-    """Bring the answers of two models to the same items, and leave out those that failed.
-
-    Items correspond by id; their hashes, prompts and references must then agree.
-
-    Args:
-        candidate: the table that holds the candidate's answers.
-        candidate_answers: one of its answers.
-        baseline: the table that holds the baseline's answers.
-        baseline_answers: one of its answers.
-        files: both sides' files, for the message.
-
-    Raises:
-        RecordError: version, data, prompts, or the set of items differ.
-    """
-    where = f"{files}: {baseline.task_key}"
-    _refuse_other_items(candidate, baseline, where)
-    position = {item: index for index, item in enumerate(candidate.item_ids)}
-    order = [position[item] for item in baseline.item_ids]
-    answered = [
-        (theirs, ours)
-        for ours, theirs in enumerate(order)
-        if candidate_answers.status[theirs] != "failed"
-        and baseline_answers.status[ours] != "failed"
-    ]
-    clusters = baseline.clusters
-    return AlignedAnswers(
-        candidate=[_sample(candidate, candidate_answers, theirs) for theirs, _ in answered],
-        baseline=[_sample(baseline, baseline_answers, ours) for _, ours in answered],
-        labels=baseline.labels or [],
-        clusters=None if clusters is None else [clusters[ours] for _, ours in answered],
-        num_failed=len(order) - len(answered),
-        identical=all(
-            candidate_answers.extracted[theirs] == baseline_answers.extracted[ours]
-            and candidate_answers.status[theirs] == baseline_answers.status[ours]
-            for ours, theirs in enumerate(order)
-        ),
-    )
-
-
 def in_points(metric: str) -> bool:
     """Whether a metric is a share, and is quoted in points of a hundred."""
     return metric not in METRICS or METRICS[metric].unit_range == (0.0, 1.0)
 
 
-def finite(value: float) -> float | None:
+def difference_fields(difference: Difference) -> dict[str, Any]:
+    """What a `Comparison` and a `CheckRecord` both say of a difference."""
+    return {
+        "delta": _finite(difference.delta),
+        "ci_low": _finite(difference.low),
+        "ci_high": _finite(difference.high),
+        "ci_method": difference.method,
+        "p_value": _finite(difference.p_value),
+        "smallest_detectable": _finite(difference.smallest_detectable),
+        "num_items": difference.num_items,
+    }
+
+
+def _finite(value: float) -> float | None:
     """The value for a record: JSON knows neither NaN nor infinity."""
     return value if math.isfinite(value) else None
 
@@ -281,16 +226,9 @@ def _comparison(pair: ScorePair, a: Results, b: Results, confidence: float) -> C
     )
     if found is None:
         return row.model_copy(update={"note": why_missing(pair, b.path)})
-    difference = found.difference
     return row.model_copy(
         update={
-            "delta": finite(difference.delta),
-            "ci_low": finite(difference.low),
-            "ci_high": finite(difference.high),
-            "ci_method": difference.method,
-            "p_value": finite(difference.p_value),
-            "smallest_detectable": finite(difference.smallest_detectable),
-            "num_items": difference.num_items,
+            **difference_fields(found.difference),
             "num_failed": found.num_failed,
             "note": "identical answers" if found.identical and not found.note else found.note,
         }
@@ -374,10 +312,6 @@ def _answers_of(results: Results, score: ScoreRecord) -> tuple[SampleTable, Answ
     return next(((table, a) for a in table.answers if a.model == score.model), None)
 
 
-def _sample(table: SampleTable, answers: Answers, index: int) -> Sample:
-    return Sample(table.references[index], answers.extracted[index])
-
-
 def _refuse_other_protocol(
     theirs: ScoreRecord,
     ours: ScoreRecord,
@@ -394,42 +328,12 @@ def _refuse_other_protocol(
             )
 
 
-def _refuse_other_items(candidate: SampleTable, baseline: SampleTable, where: str) -> None:
-    advice = "score both with the same task file, data and settings"
-    for name in ("task_version", "task_hash", "labels"):
-        one, other = getattr(candidate, name), getattr(baseline, name)
-        if one != other:
-            raise RecordError(f"{where}: {name} is {one} and {other}: not the same test; {advice}")
-    theirs, ours = _items(candidate, where), _items(baseline, where)
-    if theirs.keys() != ours.keys():
-        raise RecordError(
-            f"{where}: {len(theirs.keys() - ours.keys())} items are only in the first and "
-            f"{len(ours.keys() - theirs.keys())} only in the second, {len(theirs.keys() & ours)} "
-            f"in both; {advice}"
-        )
-    for what, column in [("texts", 0), ("prompts", 1), ("references", 2)]:
-        other = [item for item in ours if ours[item][column] != theirs[item][column]]
-        if other:
-            raise RecordError(
-                f"{where}: the {what} of {len(other)} of {len(ours)} items differ, the first is "
-                f"{other[0]}; {advice}"
-            )
-
-
-def _items(table: SampleTable, where: str) -> dict[str, tuple[str, str, str | float]]:
-    columns = zip(table.item_hashes, table.prompt_hashes, table.references, strict=True)
-    items = dict(zip(table.item_ids, columns, strict=True))
-    if len(items) < len(table.item_ids):
-        raise RecordError(f"{where}: an item id occurs twice; score the task again")
-    return items
-
-
 def _contradiction(
     metric: Metric, record: ScoreRecord, table: SampleTable, answers: Answers, path: Path
 ) -> str | None:
     """What to say where a recorded value is not what its items give."""
     scored = [
-        _sample(table, answers, index)
+        sample_of(table, answers, index)
         for index, status in enumerate(answers.status)
         if status != "failed"
     ]
@@ -459,8 +363,7 @@ def _error(record: ScoreRecord) -> float:
     stderr = _known(record.stderr)
     if record.ci_low is None or record.ci_high is None:
         return stderr
-    z = NormalDist().inv_cdf((1 + record.confidence) / 2)
-    half = (record.ci_high - record.ci_low) / 2 / z
+    half = (record.ci_high - record.ci_low) / 2 / normal_quantile(record.confidence)
     return half if math.isnan(stderr) else max(stderr, half)
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from fedbench.results.leaderboard import Column, Row, Table
+from fedbench.results.table import FEDERATED, Column, Row, Table
 
 # Paul Tol's "vibrant" scheme: tells apart under the common colour blindnesses, and stands out from
 # white and from black.
@@ -98,7 +98,7 @@ def row_dots(table: Table) -> list[Dot]:
             cell.low,
             cell.high,
             tuple(cell.by_seed.values()) if len(cell.by_seed) > 1 else (),
-            row.kind in ("global", "merged"),
+            row.kind in FEDERATED,
         )
         for row in table.rows
         for cell in [row.cells[column]]
@@ -244,7 +244,7 @@ def _curves(table: Table, column: Column) -> tuple[Curve, ...]:
 def _levels(table: Table, column: Column) -> tuple[Level, ...]:
     levels = []
     for row in table.rows:
-        if row.kind not in ("global", "merged"):
+        if row.kind not in FEDERATED:
             levels += _levels_of(row, column)
     return tuple(levels)
 

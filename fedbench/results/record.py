@@ -12,11 +12,13 @@ Files of schema 1 load for ever (tests/golden/records).
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import os
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
@@ -30,7 +32,9 @@ ModelKind = Literal["base", "global", "client", "merged", "central", "local", "r
 Status = Literal["parsed", "unparsed", "failed"]
 
 
-class _Record(BaseModel):
+class Record(BaseModel):
+    """One line or file of results: frozen, and without keys of its own making."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
     def to_json(self) -> dict[str, Any]:
@@ -38,10 +42,10 @@ class _Record(BaseModel):
         return self.model_dump(mode="json", by_alias=True)
 
 
-_R = TypeVar("_R", bound=_Record)  # syntax of 3.12 would shut out 3.11
+_R = TypeVar("_R", bound=Record)  # syntax of 3.12 would shut out 3.11
 
 
-class ModelId(_Record):
+class ModelId(Record):
     """Which model was scored. Two records speak of the same model when these are equal."""
 
     method: str
@@ -65,7 +69,7 @@ class ModelId(_Record):
         return " ".join(parts)
 
 
-class ScoreRecord(_Record):
+class ScoreRecord(Record):
     """One score of one model on one task."""
 
     schema_version: Literal[1] = Field(default=SCHEMA, alias="schema")
@@ -137,7 +141,7 @@ class ScoreRecord(_Record):
         return task_key(self.task, self.variant)
 
 
-class Answers(_Record):
+class Answers(Record):
     """What one model answered to the items of a `SampleTable`, column by column, in item order."""
 
     model: ModelId
@@ -150,7 +154,7 @@ class Answers(_Record):
     """Reason per failed item, by position."""
 
 
-class SampleTable(_Record):
+class SampleTable(Record):
     """The items of one task (one variant), and the answers of every model scored on them."""
 
     schema_version: Literal[1] = Field(default=SCHEMA, alias="schema")
@@ -176,7 +180,7 @@ class SampleTable(_Record):
         return task_key(self.task, self.variant)
 
 
-class RunRecord(_Record):
+class RunRecord(Record):
     """How a results directory was made."""
 
     schema_version: Literal[1] = Field(default=SCHEMA, alias="schema")
@@ -196,14 +200,41 @@ class RunRecord(_Record):
     created: str
 
 
+@dataclass(frozen=True)
+class Results:
+    """What one results directory, or one ``scores.jsonl``, holds."""
+
+    path: Path
+    run: RunRecord | None
+    scores: Sequence[ScoreRecord]
+    samples: Mapping[str, SampleTable] = field(default_factory=dict)
+    """By task key; empty where only scores were kept."""
+
+
 def task_key(task: str, variant: str | None) -> str:
     """``fpb`` for a task by itself, ``fpb:fingpt`` for one of its variants."""
     return task if variant is None else f"{task}:{variant}"
 
 
+def read_results(directory: Path) -> Results:
+    """A results directory: run record, scores and sample tables.
+
+    Raises:
+        RecordError: a file is missing or damaged.
+    """
+    scores = read_scores(directory)
+    return Results(directory, read_run(directory), scores, read_samples(directory))
+
+
 def write_scores(directory: Path, scores: Iterable[ScoreRecord]) -> Path:
-    """Write ``scores.jsonl``, whole or not at all."""
-    lines = (json.dumps(score.to_json(), ensure_ascii=False) for score in scores)
+    """Write ``scores.jsonl``, whole or not at all; absent fields are left out of the file."""
+    lines = (
+        json.dumps(
+            {k: v for k, v in score.to_json().items() if v is not None or k == "value"},
+            ensure_ascii=False,
+        )
+        for score in scores
+    )
     return write_atomically(directory / "scores.jsonl", "\n".join(lines).encode() + b"\n")
 
 
@@ -286,7 +317,8 @@ def write_atomically(file: Path, content: bytes) -> Path:
             os.fsync(handle.fileno())
         os.replace(temporary, file)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the directory itself may not be one
+            temporary.unlink()
         raise OutputError(
             f"{file}: cannot be written ({error.strerror}); free some space or choose another "
             "--output, then run the same command again: finished work is kept"
@@ -304,9 +336,9 @@ def _parse(kind: type[_R], row: Any, where: str) -> _R:
         return kind.model_validate(row)
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
+        place = ".".join(str(part) for part in first["loc"])
         raise RecordError(
-            f"{where}: {field}: {first['msg']}; the file is not ours or damaged"
+            f"{where}: {place}: {first['msg']}; the file is not ours or damaged"
         ) from error
 
 

@@ -37,7 +37,7 @@ def parts(shards: list[Shard]) -> list[list[int]]:
 def shards_of(
     drawn: list[tuple[str, str]], rule: Iid | Dirichlet | LabelSkew, num: int, seed: int
 ) -> list[Shard]:
-    """The shards; data that leave a client without a training row are refused, and not looked at."""
+    """The shards; draws that leave a client without a training row are refused, and passed over."""
     config = DataConfig(train="made", partition=rule, validation=0.2, test=0.2)
     try:
         return partition(examples(drawn), num, config, seed)

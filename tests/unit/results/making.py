@@ -8,8 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from fedbench.metrics import METRICS, Sample
-from fedbench.results.leaderboard import Results
-from fedbench.results.record import Answers, ModelId, RunRecord, SampleTable, ScoreRecord
+from fedbench.results.record import (
+    Answers,
+    ModelId,
+    Results,
+    RunRecord,
+    SampleTable,
+    ScoreRecord,
+)
 from fedbench.results.statistics import score_interval
 
 LABELS = ["negative", "neutral", "positive"]

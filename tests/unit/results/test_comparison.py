@@ -6,7 +6,8 @@ import pytest
 from comparison_examples import FEDAVG, scores, table, write
 
 from fedbench.errors import RecordError
-from fedbench.results.comparison import align, compare, load_results, pair_scores
+from fedbench.results.alignment import align
+from fedbench.results.comparison import compare, load_results, pair_scores
 from fedbench.results.record import ModelId, write_scores
 from fedbench.results.statistics import mcnemar_exact, tango
 

@@ -10,20 +10,13 @@ from pathlib import Path
 import pytest
 from making import federation, model, results, without_answers
 
-from fedbench.results.leaderboard import LeaderboardSpec, Results, Table, build, spec_for
-from fedbench.results.page import (
-    findings,
-    render_csv,
-    render_html,
-    render_json,
-    render_latex,
-    render_markdown,
-    report,
-    run_facts,
-    size,
-    write_report,
-)
-from fedbench.results.record import write_run, write_samples, write_scores
+from fedbench.results.leaderboard import build
+from fedbench.results.page import render_html, report, write_report
+from fedbench.results.record import Results, write_run, write_samples, write_scores
+from fedbench.results.renderings import render_csv, render_json, render_latex, render_markdown
+from fedbench.results.specification import LeaderboardSpec, spec_for
+from fedbench.results.table import Table
+from fedbench.results.wording import findings, run_facts, size
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "leaderboard.md"
 
@@ -152,6 +145,15 @@ def test_a_finding_without_intervals_says_why() -> None:
     made = results(federation(), keep_samples=False)
     sentence = findings(build(spec_for(made.run, made.scores), [made]))[0]
     assert "no interval: the answers to its items are not kept" in sentence
+
+
+def test_the_asterisk_says_where_its_p_comes_from() -> None:
+    table = demo()
+    markdown = render_markdown(table)
+    assert "\\* |" in markdown  # at least one difference is marked
+    for text in (markdown, render_html(table)):
+        assert "an asterisk marks p ≤ 0.05" in text
+        assert "p comes from a normal approximation" in text
 
 
 def test_a_method_without_a_result_is_spoken_of_too() -> None:

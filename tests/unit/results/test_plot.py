@@ -6,7 +6,9 @@ import pytest
 from making import federation, model, results
 
 from fedbench.results import plot
-from fedbench.results.leaderboard import Table, build, spec_for
+from fedbench.results.leaderboard import build
+from fedbench.results.specification import spec_for
+from fedbench.results.table import Table
 
 
 def table(**more: int) -> Table:

@@ -1,0 +1,105 @@
+"""The answers of two models brought to the same items, or the reason why these are not the same."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fedbench.errors import RecordError
+from fedbench.metrics import Sample
+from fedbench.results.record import Answers, SampleTable
+
+
+@dataclass(frozen=True)
+class AlignedAnswers:
+    """The items that two models both answered, in the order of the baseline."""
+
+    candidate: list[Sample]
+    baseline: list[Sample]
+    labels: Sequence[str]
+    clusters: list[str] | None
+    num_failed: int
+    """Items left out because one side or the other failed."""
+    identical: bool
+    """Every answer and every status is the same, those of failed items included."""
+
+
+def align(
+    candidate: SampleTable,
+    candidate_answers: Answers,
+    baseline: SampleTable,
+    baseline_answers: Answers,
+    files: str,
+) -> AlignedAnswers:
+    """Bring the answers of two models to the same items, and leave out those that failed.
+
+    Items correspond by id; their hashes, prompts and references must then agree.
+
+    Args:
+        candidate: the table that holds the candidate's answers.
+        candidate_answers: one of its answers.
+        baseline: the table that holds the baseline's answers.
+        baseline_answers: one of its answers.
+        files: both sides' files, for the message.
+
+    Raises:
+        RecordError: version, data, prompts, or the set of items differ.
+    """
+    where = f"{files}: {baseline.task_key}"
+    _refuse_other_items(candidate, baseline, where)
+    position = {item: index for index, item in enumerate(candidate.item_ids)}
+    order = [position[item] for item in baseline.item_ids]
+    answered = [
+        (theirs, ours)
+        for ours, theirs in enumerate(order)
+        if candidate_answers.status[theirs] != "failed"
+        and baseline_answers.status[ours] != "failed"
+    ]
+    clusters = baseline.clusters
+    return AlignedAnswers(
+        candidate=[sample_of(candidate, candidate_answers, theirs) for theirs, _ in answered],
+        baseline=[sample_of(baseline, baseline_answers, ours) for _, ours in answered],
+        labels=baseline.labels or [],
+        clusters=None if clusters is None else [clusters[ours] for _, ours in answered],
+        num_failed=len(order) - len(answered),
+        identical=all(
+            candidate_answers.extracted[theirs] == baseline_answers.extracted[ours]
+            and candidate_answers.status[theirs] == baseline_answers.status[ours]
+            for ours, theirs in enumerate(order)
+        ),
+    )
+
+
+def sample_of(table: SampleTable, answers: Answers, index: int) -> Sample:
+    """The item at that position and its answer, as a metric sees them."""
+    return Sample(table.references[index], answers.extracted[index])
+
+
+def _refuse_other_items(candidate: SampleTable, baseline: SampleTable, where: str) -> None:
+    advice = "score both with the same task file, data and settings"
+    for name in ("task_version", "task_hash", "labels"):
+        one, other = getattr(candidate, name), getattr(baseline, name)
+        if one != other:
+            raise RecordError(f"{where}: {name} is {one} and {other}: not the same test; {advice}")
+    theirs, ours = _items(candidate, where), _items(baseline, where)
+    if theirs.keys() != ours.keys():
+        raise RecordError(
+            f"{where}: {len(theirs.keys() - ours.keys())} items are only in the first and "
+            f"{len(ours.keys() - theirs.keys())} only in the second, {len(theirs.keys() & ours)} "
+            f"in both; {advice}"
+        )
+    for what, column in [("texts", 0), ("prompts", 1), ("references", 2)]:
+        other = [item for item in ours if ours[item][column] != theirs[item][column]]
+        if other:
+            raise RecordError(
+                f"{where}: the {what} of {len(other)} of {len(ours)} items differ, the first is "
+                f"{other[0]}; {advice}"
+            )
+
+
+def _items(table: SampleTable, where: str) -> dict[str, tuple[str, str, str | float]]:
+    columns = zip(table.item_hashes, table.prompt_hashes, table.references, strict=True)
+    items = dict(zip(table.item_ids, columns, strict=True))
+    if len(items) < len(table.item_ids):
+        raise RecordError(f"{where}: an item id occurs twice; score the task again")
+    return items

@@ -1,0 +1,326 @@
+"""A table in words: its cells and columns, findings, footnotes, and what was run.
+
+Plain text, shared by every rendering; each escapes it in its own way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from fedbench.results.record import RunRecord
+from fedbench.results.resampling import FEW_UNITS
+from fedbench.results.table import FEDERATED, Cell, Column, MethodDifference, Row, Table, View
+
+FACTS = {
+    "data": "Private data",
+    "public_text": "Public text",
+    "model": "Model",
+    "partition": "Split over clients",
+    "federation": "Federation",
+    "budgets": "Budgets",
+    "training_rows": "Training rows",
+    "dropped_rows": "Training rows dropped",
+    "prompts_cut": "Prompts cut to fit",
+}
+"""Facts of a run in the order of the page; others follow under their own names."""
+_SHOWN_ELSEWHERE = ("clients", "notes")
+
+
+def findings(table: Table) -> list[str]:
+    """What the differences say about the primary column, one sentence per federated method.
+
+    Nothing is chosen by its result: every federated method is spoken of, in the table's order.
+    """
+    column = table.primary
+    sentences = []
+    for row in table.rows:
+        if row.kind not in FEDERATED:
+            continue
+        unit = " %" if column.percent else ""
+        better = "" if column.higher_is_better else ", lower is better"
+        what = f"{column.name} ({column.metric}{better})"
+        cell = row.cells[column]
+        if cell.value is None:
+            sentences.append(f"{row.label} has no result on {what}: {cell.reason}.")
+            continue
+        own = [d for d in table.differences if d.method == row.label and d.column == column]
+        clauses = [_clause(difference) for difference in own]
+        text = f"On {what}, {row.label} reaches {column.show(cell.value)}{unit}"
+        sentences.append(f"{text}: {'; '.join(clauses)}." if clauses else f"{text}.")
+    return sentences
+
+
+def footnotes(table: Table) -> list[str]:
+    """How to read the table, and what it lacks."""
+    seeds = ", ".join(str(seed) for seed in table.seeds)
+    several = len(table.seeds) > 1
+    spread = f"sd is the standard deviation over seeds {seeds}"
+    if not several:
+        spread = "with one seed they say nothing of how much training varies"
+    notes = [
+        f"In brackets: {_level(table)} intervals. They resample the items of each task and take "
+        f"the trained models as given; {spread}."
+    ]
+    if any(row.kind in ("local", "client") for row in table.rows):
+        notes.append(
+            "mean local: every client's own model, trained alone, averaged over clients; worst "
+            "client and the sd over clients are taken within a seed"
+            + (" and averaged over seeds." if several else ".")
+        )
+    notes.append(
+        "Unparsed answers were given and could not be read; they count as wrong. Failed ones were "
+        "not obtained and are left out."
+    )
+    notes.append(
+        "Trained on: samples that a model has learned from, repeats counted; for a federated model "
+        "the sum over clients. Sent: bytes up and down, by all clients."
+    )
+    lacking = {
+        cell.no_interval for row in table.rows for cell in row.cells.values() if cell.no_interval
+    }
+    notes += [f"A value without brackets has no interval: {reason}." for reason in sorted(lacking)]
+    return [*notes, *table.spec.notes]
+
+
+def difference_note(table: Table) -> str:
+    """How to read the differences."""
+    tested = sum(d.p_holm is not None for d in table.differences)
+    return (
+        "Both sides answered the same items, which are resampled together. Each interval stands by "
+        f"itself; an asterisk marks p ≤ {1 - table.spec.confidence:.2g} after Holm's correction "
+        f"for all {tested} differences, where p comes from a normal approximation: the difference "
+        f"over the standard error of its resamples. On a task with fewer than "
+        f"{FEW_UNITS} items or clusters, or where no resample differs, it comes from the test that "
+        "belongs to the interval."
+    )
+
+
+def difference_matrix(table: Table) -> list[list[str]]:
+    """One line per pair of methods, one text per headline column."""
+    columns = _difference_columns(table)
+    lines: dict[tuple[str, str], dict[Column, str]] = {}
+    for difference in table.differences:
+        star = "*" if is_clear(difference, table.spec.confidence) else ""
+        texts = lines.setdefault((difference.method, difference.other), {})
+        texts[difference.column] = difference_text(difference) + star
+    return [
+        [f"{method} − {other}", *(texts.get(column, "—") for column in columns)]
+        for (method, other), texts in lines.items()
+    ]
+
+
+def difference_head(table: Table) -> list[str]:
+    """The headings of `difference_matrix`."""
+    return ["difference", *(column_head(column) for column in _difference_columns(table))]
+
+
+def column_head(column: Column, unit: str = "points") -> str:
+    """``fpb (accuracy, points)``; without a unit where the metric is no share."""
+    return f"{column.title} ({column.metric}{f', {unit}' if column.percent else ''})"
+
+
+def curve_caption(table: Table) -> str:
+    """How to read the curves over rounds."""
+    several = len(table.seeds) > 1
+    band = "the range over seeds" if several else f"the {_level(table)} interval"
+    text = f"Line: {'mean over seeds' if several else 'one seed'}; band: {band}. Horizontal lines: "
+    text += "models without rounds."
+    if table.clients:
+        text += (
+            " The grey band reaches from the worst to the best local client; the best one is "
+            "chosen on these same items, so it flatters."
+        )
+    return text
+
+
+def run_facts(run: RunRecord) -> list[tuple[str, str]]:
+    """What was run, as label and text: recorded facts first, else what the configuration says."""
+    known = _config_facts(run.config or {}) | {
+        key: fact for key, fact in run.facts.items() if key not in _SHOWN_ELSEWHERE
+    }
+    for key in ("data", "model", "partition"):
+        known.setdefault(key, "— (not recorded)")
+    order = [*(key for key in FACTS if key in known), *(key for key in known if key not in FACTS)]
+    return [
+        (FACTS.get(key, key.replace("_", " ").capitalize()), fact_text(known[key])) for key in order
+    ]
+
+
+def run_notes(run: RunRecord) -> list[str]:
+    """Sentences that a reader must know, from the run file and from the run itself."""
+    config_notes = (run.config or {}).get("notes") or []
+    return list(dict.fromkeys([*map(str, config_notes), *map(str, run.facts.get("notes") or [])]))
+
+
+def view_head(view: View) -> list[str]:
+    """The headings of `view_body`."""
+    unit = " (%)" if view.columns[0].percent else ""
+    names = [column.title + unit for column in view.columns]
+    return ["method", *names, "trained on", "sent", "unparsed", "failed"]
+
+
+def view_body(table: Table, view: View) -> list[list[str]]:
+    """One line per row: its label, its cells, and what it cost and lacked."""
+    return [
+        [
+            row.label,
+            *(_full_text(row.cells[column], column) for column in view.columns),
+            trained_on(row),
+            size(row.bytes_communicated),
+            share(row.num_unparsed, row.num_answers),
+            share(row.num_failed, row.num_answers),
+        ]
+        for row in table.rows
+    ]
+
+
+def cell_text(cell: Cell, column: Column) -> str:
+    """``71.2 [69.9, 72.5]``, or a dash and why."""
+    if cell.value is None:
+        return f"— ({cell.reason})"
+    text = column.show(cell.value)
+    if cell.low is not None and cell.high is not None:
+        text += f" [{column.show(cell.low)}, {column.show(cell.high)}]"
+    return text
+
+
+def spread_text(cell: Cell, column: Column) -> str:
+    """``sd 0.8; worst client 40.1; client sd 6.2``; empty where there is one model."""
+    parts = []
+    if cell.sd_seeds is not None:
+        parts.append(f"sd {column.show(cell.sd_seeds)}")
+    if cell.worst_client is not None:
+        parts.append(f"worst client {column.show(cell.worst_client)}")
+    if cell.sd_clients is not None:
+        parts.append(f"client sd {column.show(cell.sd_clients)}")
+    return "; ".join(parts)
+
+
+def difference_text(difference: MethodDifference) -> str:
+    """``+5.1 [+3.9, +6.4]``, or a dash and why."""
+    column = difference.column
+    if difference.value is None:
+        return f"— ({difference.reason})"
+    if difference.low is None:
+        return f"{column.show_change(difference.value)} ({difference.reason})"
+    ends = f"[{column.show_change(difference.low)}, {column.show_change(difference.high)}]"
+    return f"{column.show_change(difference.value)} {ends}"
+
+
+def is_clear(difference: MethodDifference, confidence: float) -> bool:
+    """Whether the difference stands out among all those in its table (Holm)."""
+    return difference.p_holm is not None and difference.p_holm <= 1 - confidence
+
+
+def trained_on(row: Row) -> str:
+    """``3,072``; ``96–1,024 each`` where the models of a row differ and are of one client each."""
+    each = " each" if row.kind in ("local", "client") and row.train_examples else ""
+    return _span(row.train_examples, lambda n: f"{n:,}") + each
+
+
+def size(span: tuple[int, int] | None) -> str:
+    """``12.5 MB``, in powers of 1000."""
+    return _span(span, _bytes)
+
+
+def share(count: int, total: int) -> str:
+    """``12 (0.4 %)``."""
+    return f"{count:,} ({count / total:.1%})".replace("%", " %") if count and total else f"{count}"
+
+
+def fact_text(fact: Any) -> str:
+    """A fact of any shape as text."""
+    if fact is None:
+        return "—"
+    if isinstance(fact, Mapping):
+        return ", ".join(f"{key}: {fact_text(value)}" for key, value in fact.items()) or "none"
+    if isinstance(fact, (list, tuple)):
+        return ", ".join(fact_text(value) for value in fact) or "none"
+    if isinstance(fact, (int, float)) and not isinstance(fact, bool):
+        return f"{fact:,}"
+    return str(fact)
+
+
+def _config_facts(config: Mapping[str, Any]) -> dict[str, str]:
+    """What can be read off a resolved run file."""
+    facts = {}
+    model, data = config.get("model") or {}, config.get("data") or {}
+    if model.get("pretrain"):
+        pretrain = model["pretrain"]
+        facts["public_text"] = fact_text(pretrain.get("text") or "— (not recorded)")
+        facts["model"] = (
+            f"Llama pre-trained within the run: hidden {pretrain['hidden_size']}, "
+            f"{pretrain['num_layers']} layers, {pretrain['steps']} steps of "
+            f"{pretrain['batch_size']} sequences"
+        )
+    elif model.get("name"):
+        facts["model"] = f"{model['name']} at revision {model.get('revision') or 'not pinned'}"
+    if "model" in facts:
+        lora = model.get("lora")
+        facts["model"] += f"; LoRA of rank {lora['r']}" if lora else "; all weights trained"
+    if data.get("partition"):
+        rule = dict(data["partition"])
+        options = ", ".join(
+            f"{key} {fact_text(value)}" for key, value in rule.items() if key != "by"
+        )
+        facts["partition"] = f"{rule.get('by')}{f' ({options})' if options else ''}"
+    if config.get("federation"):
+        federation = config["federation"]
+        cohort = federation.get("clients_per_round") or federation["num_clients"]
+        facts["federation"] = (
+            f"{federation['num_clients']} clients, {cohort} in each of "
+            f"{federation['rounds']} rounds"
+        )
+    if config.get("local"):
+        local = config["local"]
+        facts["budgets"] = (
+            f"{local['max_steps']} steps of {local['batch_size']} samples per client and round "
+            f"({local['optimizer']}, learning rate {local['learning_rate']:g})"
+        )
+    return facts
+
+
+def _clause(difference: MethodDifference) -> str:
+    column = difference.column
+    points = " points" if column.percent else ""
+    if difference.value is None or difference.low is None:
+        return f"against {difference.other} {difference_text(difference)}"
+    if difference.verdict == "unclear" or difference.high is None:
+        ends = f"[{column.show_change(difference.low)}, {column.show_change(difference.high)}]"
+        change = f"{column.show_change(difference.value)}{points} {ends}"
+        return f"no clear difference from {difference.other} ({change})"
+    side = "above" if difference.value > 0 else "below"
+    low, high = sorted((abs(difference.low), abs(difference.high)))
+    distance = column.show(abs(difference.value))
+    ends = f"[{column.show(low)}, {column.show(high)}]"
+    return f"{distance}{points} {ends} {side} {difference.other}"
+
+
+def _difference_columns(table: Table) -> list[Column]:
+    return list(dict.fromkeys(difference.column for difference in table.differences))
+
+
+def _full_text(cell: Cell, column: Column) -> str:
+    spread = spread_text(cell, column)
+    return cell_text(cell, column) + (f"; {spread}" if spread else "")
+
+
+def _level(table: Table) -> str:
+    return f"{100 * table.spec.confidence:g} %"
+
+
+def _span(span: tuple[int, int] | None, show: Callable[[int], str]) -> str:
+    if span is None:
+        return "—"
+    low, high = show(span[0]), show(span[1])
+    return low if low == high else f"{low}–{high}"
+
+
+def _bytes(count: int) -> str:
+    amount = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if amount < 1000:
+            return f"{amount:.3g} {unit}"
+        amount /= 1000
+    return f"{amount:,.3g} TB"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -106,8 +107,8 @@ class TransformersBackend:
             if requests[0].kind == "generate":
                 return self._generate(requests)
             if all(len(choice) == 1 for request in requests for choice in request.choices):
-                return self._choose_token(requests)
-            return self._choose_text(requests)
+                return [_finite(answer) for answer in self._choose_token(requests)]
+            return [_finite(answer) for answer in self._choose_text(requests)]
 
     def _generate(self, requests: Sequence[Request]) -> list[Answer]:
         sampling = requests[0].sampling
@@ -186,7 +187,8 @@ class TransformersBackend:
 
     def _refuse_inert(self, module: Any, checkpoint: Checkpoint) -> None:
         """An adapter that changes nothing is a mistake: untrained, or not on its layers."""
-        if self._allow_inert:
+        never_drawn = checkpoint.train_examples == 0  # a client of ours in no round's cohort
+        if self._allow_inert or never_drawn:
             return
         words = list(range(min(16, self.base.module.config.vocab_size)))
         prompts = [words[:8], words[8:]]
@@ -220,6 +222,13 @@ def _answer_length(request: Request) -> int:
     if request.kind == "generate":
         return request.sampling.max_tokens
     return max(map(len, request.choices))
+
+
+def _finite(answer: Answer) -> Answer:
+    """A model that fell apart in training gives no numbers to choose by: no answer was obtained."""
+    if all(map(math.isfinite, answer.loglikelihoods)):
+        return answer
+    return Answer(error=f"log-likelihoods are not finite: {answer.loglikelihoods}")
 
 
 def _before_stop(text: str, stops: Sequence[str]) -> str:

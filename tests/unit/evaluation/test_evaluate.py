@@ -264,7 +264,7 @@ def test_the_batches_do_not_depend_on_what_is_stored(store: AnswerStore) -> None
     evaluate(
         [checkpoint(2)],
         [(task(), items(["yes"] * 5))],
-        Failing(["FAIL", "yes", "FAIL", "FAIL", "yes"], batch_size=2),
+        Failing(["yes", "FAIL", "FAIL", "FAIL", "yes"], batch_size=2),
         store,
     )
     resumed = Watching(lambda prompt: "yes", batch_size=2)

@@ -194,6 +194,20 @@ def test_a_local_client_uses_just_the_samples_of_its_federated_turns(
     assert len(federated) == 8  # 4 rounds of 2 clients
 
 
+def test_a_client_that_sat_out_a_round_goes_on_where_it_stopped(
+    training: MakeTraining, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = training(shards=(5, 3, 4), federation={"rounds": 9})
+    recorder = Recorder([])
+    monkeypatch.setattr(server, "train_client", recorder)
+    train_federated(made, "fedavg", FedAvg())
+    for client, size in enumerate((5, 3, 4)):
+        used = list(itertools.chain(*(rows for own, _, rows in recorder.used if own == client)))
+        passes = [used[start : start + size] for start in range(0, len(used) - size + 1, size)]
+        assert len(passes) > 1
+        assert all(sorted(rows) == list(range(size)) for rows in passes)
+
+
 def test_every_method_counts_the_samples_it_used(
     training: MakeTraining, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -135,6 +135,39 @@ def test_choices_have_the_log_likelihoods_of_a_plain_forward_pass(
         assert near(answer.loglikelihoods, expected)
 
 
+def test_padding_does_not_shift_the_positions_of_a_model_that_learns_them(
+    backend: TransformersBackend, tmp_path: Path
+) -> None:
+    # Rotary positions are relative, so that a Llama would not notice.
+    config = transformers.GPT2Config(
+        vocab_size=400,
+        n_positions=128,
+        n_embd=16,
+        n_layer=1,
+        n_head=2,
+        eos_token_id=backend.base.tokenizer.eos_token_id,
+        bos_token_id=None,
+    )
+    torch.manual_seed(0)
+    model = transformers.GPT2LMHeadModel(config)
+    with torch.no_grad():
+        model.transformer.wpe.weight.mul_(50)
+    model.save_pretrained(tmp_path)
+    backend.base.tokenizer.save_pretrained(tmp_path)
+    learned = make_backend(tmp_path)
+    for choices in (LABELS, ("positive", "very negative indeed")):
+        requests = choose(learned, choices)
+        for request, answer in zip(requests, learned.answer(requests), strict=True):
+            expected = tuple(
+                naive_loglikelihood(learned.base.module, request.ids, choice)
+                for choice in request.choices
+            )
+            assert near(answer.loglikelihoods, expected)
+    requests = generate(learned)
+    alone = [learned.answer([request])[0] for request in requests]
+    assert learned.answer(requests) == alone
+
+
 def test_sampled_answers_depend_on_the_seed_alone(backend: TransformersBackend) -> None:
     def sampled(seed: int) -> list[Answer]:
         return backend.answer(generate(backend, temperature=1.0, seed=seed))

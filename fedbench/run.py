@@ -180,6 +180,7 @@ def score_run(
         config=config.model_dump(mode="json"),
         seconds={"scoring": round(time.monotonic() - started, 1)},
         max_failed=config.evaluation.max_failed,
+        progress=progress,
     )
 
 

@@ -127,6 +127,7 @@ def score(
         run_hash=run_hash,
         command=command,
         seconds={"scoring": elapsed(started)},
+        progress=progress,
     )
 
 
@@ -185,6 +186,7 @@ def write_results(
     facts: Mapping[str, Any] | None = None,
     seconds: Mapping[str, float] | None = None,
     max_failed: float = 0.05,
+    progress: Progress = lambda what, done, total: None,
 ) -> list[ScoreRecord]:
     """Write scores, samples and the run record into a results directory; returns the scores."""
     made = provenance()
@@ -196,10 +198,11 @@ def write_results(
     }
     details = {c.model.label(): _details(c) for c in result.checkpoints}
     scores: list[ScoreRecord] = []
-    for key, table in result.tables.items():
+    for number, (key, table) in enumerate(result.tables.items(), start=1):
         own = common | {"template": result.templates.get(key)}
         scores.extend(score_table(table, own, details, max_failed=max_failed))
         write_samples(output, table)
+        progress("computing intervals", number, len(result.tables))
     write_scores(output, scores)
     before = read_run(output)
     known = before.facts if before else {}

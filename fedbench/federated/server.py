@@ -70,8 +70,8 @@ def sample_clients(federation: Federation, seed: int, round: int) -> list[int]:
 def learning_rate(local: Local, round: int, rounds: int) -> float:
     """Client learning rate in `round` (from 1): constant, or a cosine towards the final one.
 
-    The schedule of OpenFedLLM and FlowerTune: round t of T stands at (t - 1) / T of the half period,
-    so the last round is one step short of the final rate.
+    The schedule of OpenFedLLM and FlowerTune: round t of T stands at (t - 1) / T of the half
+    period, so the last round is one step short of the final rate.
     """
     if local.final_learning_rate is None:
         return local.learning_rate

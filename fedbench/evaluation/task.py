@@ -147,12 +147,12 @@ def load_items(
 
 
 def load_tasks(names: Sequence[str], suite: str | None = None) -> list[Task]:
-    """Tasks by name (``fpb``, ``fpb:fingpt``) or YAML path, and those of a suite, each once.
+    """The tasks of a suite, then those by name (``fpb:fingpt``) or YAML path, each once.
 
     Raises:
         ConfigError: unknown task, variant or suite; the nearest is suggested.
     """
-    wanted = [*names, *(suite_tasks(suite) if suite else ())]
+    wanted = [*(suite_tasks(suite) if suite else ()), *names]
     return [load_task(name) for name in dict.fromkeys(wanted)]
 
 

@@ -232,6 +232,7 @@ def write_scores(directory: Path, scores: Iterable[ScoreRecord]) -> Path:
         json.dumps(
             {k: v for k, v in score.to_json().items() if v is not None or k == "value"},
             ensure_ascii=False,
+            separators=(",", ":"),
         )
         for score in scores
     )

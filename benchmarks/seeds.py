@@ -32,7 +32,8 @@ def main() -> None:
     print("| seed | difference | task | points | 95 % interval |\n|---|---|---|---|---|")
     for seed in sorted({score.seed for score in results.scores if score.seed is not None}):
         own = of_seed(results, seed)
-        table = build(spec_for(own.run, own.scores), [own])
+        spec = spec_for(own.run, own.scores).model_copy(update={"seeds": (seed,)})
+        table = build(spec, [own])
         for difference in table.differences:
             if difference.other in ("mean local", "base") and difference.column.headline:
                 points = [difference.value, difference.low, difference.high]

@@ -33,11 +33,16 @@ def now() -> str:
 
 
 def device() -> str:
-    """The processor, or the GPU where torch is loaded and has one."""
+    """The GPU where torch is loaded and has one, else the processor with the threads in use.
+
+    The number of threads changes the last bits of a matrix product, which training amplifies.
+    """
     torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
+    if torch is None:
+        return f"{_cpu_name()}, {os.cpu_count()} cores"
+    if torch.cuda.is_available():
         return str(torch.cuda.get_device_name())
-    return f"{_cpu_name()}, {os.cpu_count()} cores"
+    return f"{_cpu_name()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
 
 
 def git_commit() -> str | None:

@@ -124,6 +124,7 @@ def _columns(table: Table, view: View) -> list[tuple[str, list[Text]]]:
     rows = table.rows
     columns.append(("trained on", [Text(trained_on(r)) for r in rows]))
     columns.append(("sent", [Text(size(r.bytes_communicated)) for r in rows]))
-    columns.append(("unparsed", [Text(share(r.num_unparsed, r.num_answers)) for r in rows]))
-    columns.append(("failed", [Text(share(r.num_failed, r.num_answers)) for r in rows]))
+    counts = [row.counted(view.tasks) for row in rows]
+    columns.append(("unparsed", [Text(share(c.num_unparsed, c.num_answers)) for c in counts]))
+    columns.append(("failed", [Text(share(c.num_failed, c.num_answers)) for c in counts]))
     return columns

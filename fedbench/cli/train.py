@@ -48,5 +48,5 @@ def command(
     line = command_line(context, run_file, *sets)
     with progress_bars() as progress:
         train(config, directory, progress, line)
-    say(f"trained {len(config.methods)} methods x {len(config.seeds)} seeds: {directory}")
+    say(f"trained {', '.join(m.name for m in config.methods)}, seeds {list(config.seeds)}")
     click.echo(directory)

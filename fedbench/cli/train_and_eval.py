@@ -62,7 +62,8 @@ def command(
         print_json(record.to_json() for record in records)
     else:
         _show(table)
-    done = f"{len(config.methods)} methods x {len(config.seeds)} seeds in {directory}"
+    seeds = f"seed{'s' if len(config.seeds) > 1 else ''} {', '.join(map(str, config.seeds))}"
+    done = f"{len(config.methods)} methods, {seeds}, in {directory}"
     say(f"{config.name}: {done}, took {time.monotonic() - started:.0f} s")
     click.echo(f"page: {page.resolve()}", err=as_json)
 

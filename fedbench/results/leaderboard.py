@@ -30,6 +30,7 @@ from fedbench.results.table import (
     FEDERATED,
     ClientScore,
     Column,
+    Counts,
     CurvePoint,
     MethodDifference,
     Row,
@@ -189,12 +190,18 @@ def _row(group: StandingModels, columns: Sequence[Column], source: Source) -> Ro
         kind=group.kind,
         cells=cells,
         num_seeds=len({r.seed for r in records if r.seed is not None}),
-        num_answers=sum(r.num_examples for r in counted.values()),
-        num_unparsed=sum(r.num_unparsed for r in counted.values()),
-        num_failed=sum(r.num_failed for r in counted.values()),
+        counts=_counts(counted.values()),
         train_examples=_range(r.train_examples for r in records),
         bytes_communicated=_range(r.bytes_communicated for r in records),
     )
+
+
+def _counts(records: Iterable[ScoreRecord]) -> dict[str, Counts]:
+    counts: dict[str, Counts] = {}
+    for record in records:
+        own = Counts(record.num_examples, record.num_unparsed, record.num_failed)
+        counts[record.task_key] = counts.get(record.task_key, Counts()) + own
+    return counts
 
 
 def _differences(

@@ -101,9 +101,9 @@ def to_rows(table: Table) -> list[dict[str, Any]]:
             "best_client": _rounded(cell.best_client),
             "sd_clients": _rounded(cell.sd_clients),
             "num_examples": cell.num_examples,
-            "num_unparsed": row.num_unparsed,
-            "num_failed": row.num_failed,
-            "num_answers": row.num_answers,
+            "num_unparsed": counts.num_unparsed,
+            "num_failed": counts.num_failed,
+            "num_answers": counts.num_answers,
             "train_examples_min": row.train_examples[0] if row.train_examples else None,
             "train_examples_max": row.train_examples[1] if row.train_examples else None,
             "bytes_communicated": row.bytes_communicated[1] if row.bytes_communicated else None,
@@ -112,6 +112,7 @@ def to_rows(table: Table) -> list[dict[str, Any]]:
         for row in table.rows
         for column in table.columns
         for cell in [row.cells[column]]
+        for counts in [row.counted(table.spec.averages.get(column.name, (column.name,)))]
     ]
 
 

@@ -6,7 +6,7 @@ as incomplete and never averaged over what happens to be there.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from fedbench.results.record import ModelKind, RunRecord, ScoreRecord
@@ -80,6 +80,22 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Counts:
+    """How many answers there were, and how many of them could not be read or were not obtained."""
+
+    num_answers: int = 0
+    num_unparsed: int = 0
+    num_failed: int = 0
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(
+            self.num_answers + other.num_answers,
+            self.num_unparsed + other.num_unparsed,
+            self.num_failed + other.num_failed,
+        )
+
+
+@dataclass(frozen=True)
 class Row:
     """A method, or the mean over the client models of a method."""
 
@@ -89,12 +105,15 @@ class Row:
     cells: Mapping[Column, Cell]
     num_seeds: int
     """Distinct seeds scored; 0 for a model that does not depend on the seed."""
-    num_answers: int
-    num_unparsed: int
-    num_failed: int
+    counts: Mapping[str, Counts]
+    """By task key."""
     train_examples: tuple[int, int] | None
     """Least and most over the models of the row."""
     bytes_communicated: tuple[int, int] | None
+
+    def counted(self, tasks: Iterable[str]) -> Counts:
+        """The counts of some tasks together."""
+        return sum((self.counts.get(task, Counts()) for task in tasks), Counts())
 
 
 @dataclass(frozen=True)
@@ -156,6 +175,11 @@ class View:
     title: str
     columns: tuple[Column, ...]
     headline: bool
+
+    @property
+    def tasks(self) -> list[str]:
+        """The keys of the tasks that are shown, without averages of them."""
+        return [column.name for column in self.columns if not column.is_average]
 
 
 @dataclass(frozen=True)

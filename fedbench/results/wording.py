@@ -5,7 +5,7 @@ Plain text, shared by every rendering; each escapes it in its own way.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from fedbench.results.record import RunRecord
@@ -168,10 +168,11 @@ def view_body(table: Table, view: View) -> list[list[str]]:
             *(_full_text(row.cells[column], column) for column in view.columns),
             trained_on(row),
             size(row.bytes_communicated),
-            share(row.num_unparsed, row.num_answers),
-            share(row.num_failed, row.num_answers),
+            share(counts.num_unparsed, counts.num_answers),
+            share(counts.num_failed, counts.num_answers),
         ]
         for row in table.rows
+        for counts in [row.counted(view.tasks)]
     ]
 
 
@@ -276,9 +277,16 @@ def _config_facts(config: Mapping[str, Any]) -> dict[str, str]:
         local = config["local"]
         facts["budgets"] = (
             f"{local['max_steps']} steps of {local['batch_size']} samples per client and round "
-            f"({local['optimizer']}, learning rate {local['learning_rate']:g})"
+            f"({local['optimizer']}, learning rate {local['learning_rate']:g}"
+            f"{''.join(_own_rates(config))})"
         )
     return facts
+
+
+def _own_rates(config: Mapping[str, Any]) -> Iterator[str]:
+    for method in config.get("methods") or []:
+        if method.get("learning_rate"):
+            yield f", {method['name']} {method['learning_rate']:g}"
 
 
 def _clause(difference: MethodDifference) -> str:

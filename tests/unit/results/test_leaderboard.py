@@ -131,7 +131,8 @@ def test_a_withheld_score_is_told_from_a_missing_one() -> None:
 def test_failed_items_count_for_no_score() -> None:
     table = build(spec(), [results(federation(seeds=(0, 1)), failed=10)])
     row = next(row for row in table.rows if row.label == "fedavg")
-    assert row.counted(row.counts).num_failed == 10  # of one seed: the specification asks for seed 0 alone
+    # Of one seed: the specification asks for seed 0 alone.
+    assert row.counted(row.counts).num_failed == 10
     assert cell(table, "fedavg").value is not None
 
 

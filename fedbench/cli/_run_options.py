@@ -50,6 +50,17 @@ def needs_training_packages(purpose: str) -> None:
         raise MissingExtraError(purpose, "train")
 
 
+def tell_dropped(directory: Path) -> None:
+    """Say how many training rows were left out because they share a scored item."""
+    from fedbench.cli._output import say
+    from fedbench.results.record import read_run
+
+    record = read_run(directory)
+    if record and record.facts.get("dropped_rows"):
+        rows = record.facts["dropped_rows"]
+        say(f"{rows} training rows share a scored item and were left out")
+
+
 def command_line(context: click.Context, *parts: Any) -> str:
     """The command as a person would type it again."""
     import shlex

@@ -15,6 +15,7 @@ from fedbench.cli._run_options import (
     output_option,
     run_argument,
     set_option,
+    tell_dropped,
 )
 
 
@@ -48,5 +49,6 @@ def command(
     line = command_line(context, run_file, *sets)
     with progress_bars() as progress:
         train(config, directory, progress, line)
+    tell_dropped(directory)
     say(f"trained {', '.join(m.name for m in config.methods)}, seeds {list(config.seeds)}")
     click.echo(directory)

@@ -17,6 +17,7 @@ from fedbench.cli._run_options import (
     output_option,
     run_argument,
     set_option,
+    tell_dropped,
 )
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def command(
     else:
         _show(table)
     seeds = f"seed{'s' if len(config.seeds) > 1 else ''} {', '.join(map(str, config.seeds))}"
+    tell_dropped(directory)
     done = f"{len(config.methods)} methods, {seeds}, in {directory}"
     say(f"{config.name}: {done}, took {time.monotonic() - started:.0f} s")
     click.echo(f"page: {page.resolve()}", err=as_json)

@@ -11,6 +11,7 @@ import gzip
 import hashlib
 import io
 import json
+import logging
 import math
 import os
 import zlib
@@ -209,6 +210,10 @@ def _read_hub(source: Source, mirror: Mirror | None) -> list[Row]:
         import datasets
     except ImportError as error:
         raise MissingExtraError(f"loading {source.label} from the hub", "train") from error
+    if source.revision is None and source.sha256 is None:
+        logging.getLogger(__name__).warning(
+            "%s: neither a revision nor the content is pinned; the hub may change it", source.label
+        )
     try:
         loaded = datasets.load_dataset(
             source.path, source.config, split=source.split, revision=source.revision

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import pickle
 from collections.abc import Callable, Iterator
@@ -476,3 +477,16 @@ def test_what_is_no_adapter_is_refused_in_words(
 
 def test_the_name_tells_what_answers_depend_on(backend: TransformersBackend) -> None:
     assert backend.name == f"transformers {transformers.__version__} float32 cpu batch 8192"
+
+
+def test_a_model_without_finite_log_likelihoods_gives_failed_answers(
+    tiny_base_directory: Path,
+) -> None:
+    """A model that fell apart in training chooses nothing: argmax over NaN would name the first."""
+    backend = make_backend(tiny_base_directory)
+    with torch.no_grad():
+        backend.base.module.lm_head.weight.fill_(math.nan)
+    question = Question((Turn("Which?"),), "choice", Sampling(), ("negative", "positive"))
+    (answer,) = backend.answer([backend.prepare(question, get_template("plain"))])
+    assert answer.error is not None
+    assert answer.loglikelihoods == ()

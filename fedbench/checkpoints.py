@@ -16,6 +16,9 @@ from fedbench.results.record import ModelId
 if TYPE_CHECKING:
     from fedbench.federated.checkpoint import Round
 
+BASES = "base"
+"""Where a run keeps the base models that it made."""
+
 
 def find_checkpoints(
     places: Sequence[str], base_model: str | None, rounds: str
@@ -48,7 +51,7 @@ def run_checkpoints(output: Path, rule: str) -> list[Checkpoint]:
     from fedbench.federated.checkpoint import COMMIT, read_round
 
     files = sorted((output / "checkpoints").glob(f"**/round-*/{COMMIT}"))
-    rounds = [(file.parent, read_round(file)) for file in files]
+    rounds = [(file.parent, _at_home(output, read_round(file))) for file in files]
     if not rounds:
         raise CheckpointError(f"{output}: holds no committed round; train the run first")
     bases = {(round.seed, round.base): round for _, round in rounds}
@@ -59,6 +62,12 @@ def run_checkpoints(output: Path, rule: str) -> list[Checkpoint]:
         if is_kept(round.round, round.last_round, rule):
             found.append(_round_checkpoint(directory, round))
     return found
+
+
+def _at_home(output: Path, round: Round) -> Round:
+    """The round with the base that lies in the run, also where the run was moved."""
+    kept = output.resolve() / BASES / Path(round.base).name
+    return round.model_copy(update={"base": str(kept)}) if kept.is_dir() else round
 
 
 def foreign_checkpoint(

@@ -1,13 +1,15 @@
 """One run: train every method and seed of a run file, then score what came out.
 
-A run directory holds ``run.yaml`` (the resolved configuration), ``partition.json``,
-``checkpoints/<method>/seed-<s>/...``, ``answers.sqlite``, ``run.json``, ``scores.jsonl`` and
-``samples/``. Running the same configuration again into it repeats nothing that is finished.
+A run directory holds ``run.yaml`` (the resolved configuration), ``partition.json``, ``base/``
+(where the run made its own), ``checkpoints/<method>/seed-<s>/...``, ``answers.sqlite``, ``run.json``,
+``scores.jsonl`` and ``samples/``. Running the same configuration again into it repeats nothing that
+is finished.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from fedbench.checkpoints import run_checkpoints
+from fedbench.checkpoints import BASES, run_checkpoints
 from fedbench.config import RunConfig
 from fedbench.data.datasets import Example, dataset_config, find_overlaps, load_examples
 from fedbench.data.partition import Shard, label_counts, partition
@@ -79,7 +81,9 @@ def load_data(config: RunConfig) -> RunData:
         ConfigError: unknown names.
         DataError: rows cannot be had, or nothing is left to train on.
     """
-    tasks = load_run_tasks(config, whole=True)
+    chosen = load_tasks(config.evaluation.tasks, config.evaluation.suite)
+    # Whole tasks, whatever evaluation.limit says: no row may share an item that could be scored.
+    tasks = [(task, load_items(task, config.data.mirror)) for task in chosen]
     examples = load_examples(config.data.train, config.data.mirror, config.data.limit)
     scored = [item.text for _, items in tasks for item in items]
     overlapping = find_overlaps([example.text for example in examples], scored)
@@ -91,13 +95,6 @@ def load_data(config: RunConfig) -> RunData:
         )
     limit = config.evaluation.limit
     return RunData(kept, len(overlapping), [(task, items[:limit]) for task, items in tasks])
-
-
-def load_run_tasks(config: RunConfig, *, whole: bool = False) -> list[tuple[Task, list[Item]]]:
-    """The tasks of a run with their items; `whole` ignores ``evaluation.limit``."""
-    limit = None if whole else config.evaluation.limit
-    tasks = load_tasks(config.evaluation.tasks, config.evaluation.suite)
-    return [(task, load_items(task, config.data.mirror, limit)) for task in tasks]
 
 
 def train(config: RunConfig, output: Path, progress: Progress = silent, command: str = "") -> Path:
@@ -135,11 +132,10 @@ def train(config: RunConfig, output: Path, progress: Progress = silent, command:
             continue
         started = time.monotonic()
         private = data.scored_texts + [example.text for example in data.examples]
-        place = base_directory(config, seed, private, progress)
+        place = base_directory(config, seed, private, output, progress)
         seconds["pre-training"] = seconds.get("pre-training", 0.0) + time.monotonic() - started
         if base is None or base.name != place:
             base = load_base(place, config.model)
-        started = time.monotonic()
         facts |= _train_seed(config, seed, base, data.examples, shards, output, progress)
         for name, spent in facts.pop("seconds").items():
             seconds[name] = seconds.get(name, 0.0) + spent
@@ -221,13 +217,31 @@ def is_trained(config: RunConfig, output: Path, seed: int) -> bool:
 
 
 def base_directory(
-    config: RunConfig, seed: int, private_texts: Sequence[str], progress: Progress
+    config: RunConfig, seed: int, private_texts: Sequence[str], output: Path, progress: Progress
 ) -> str:
-    """Where the base model of a seed is: a hub id or directory, or one made within the run."""
+    """Where the base model of a seed is: a hub id or directory, or one made within the run.
+
+    A base made here is copied from the cache into the run, which is then complete by itself.
+
+    Raises:
+        OutputError: the disk is full.
+    """
     if config.model.pretrain is None:
         return str(config.model.name)
     mirror = config.data.mirror
-    return str(pretrained(config.model.pretrain, seed, mirror, private_texts, progress))
+    made = pretrained(config.model.pretrain, seed, mirror, private_texts, progress)
+    kept = output.resolve() / BASES / made.name
+    if not kept.is_dir():
+        half = kept.with_name(f".{made.name}")
+        try:
+            shutil.copytree(made, half, dirs_exist_ok=True)
+            half.rename(kept)  # a kill leaves no half copy under its name
+        except OSError as error:
+            raise OutputError(
+                f"{kept}: cannot be written ({error}); free some space or choose another --output, "
+                "then run the same command again"
+            ) from error
+    return str(kept)
 
 
 def write_partition(

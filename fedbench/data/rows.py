@@ -210,10 +210,6 @@ def _read_hub(source: Source, mirror: Mirror | None) -> list[Row]:
         import datasets
     except ImportError as error:
         raise MissingExtraError(f"loading {source.label} from the hub", "train") from error
-    if source.revision is None and source.sha256 is None:
-        logging.getLogger(__name__).warning(
-            "%s: neither a revision nor the content is pinned; the hub may change it", source.label
-        )
     try:
         loaded = datasets.load_dataset(
             source.path, source.config, split=source.split, revision=source.revision
@@ -225,6 +221,10 @@ def _read_hub(source: Source, mirror: Mirror | None) -> list[Row]:
             f"{source.label}: {where}the hub did not give it ({reason}); set data.mirror or "
             f"{MIRROR_VARIABLE} to a mirror that holds it, or check network and access"
         ) from error
+    if source.revision is None and source.sha256 is None:
+        logging.getLogger(__name__).warning(
+            "%s: neither a revision nor the content is pinned; the hub may change it", source.label
+        )
     return [dict(row) for row in loaded]
 
 

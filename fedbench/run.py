@@ -1,9 +1,9 @@
 """One run: train every method and seed of a run file, then score what came out.
 
 A run directory holds ``run.yaml`` (the resolved configuration), ``partition.json``, ``base/``
-(where the run made its own), ``checkpoints/<method>/seed-<s>/...``, ``answers.sqlite``, ``run.json``,
-``scores.jsonl`` and ``samples/``. Running the same configuration again into it repeats nothing that
-is finished.
+(where the run made its own), ``checkpoints/<method>/seed-<s>/...``, ``answers.sqlite``,
+``run.json``, ``scores.jsonl`` and ``samples/``. Running the same configuration again into it
+repeats nothing that is finished.
 """
 
 from __future__ import annotations

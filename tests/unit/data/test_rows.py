@@ -57,8 +57,8 @@ CSV = '\ufefftext,label\n"Profit rises,\nagain",up\n“Größe”\u2028naïve,do
         ("rows.jsonl", jsonl(ROWS)),
         ("rows.json", json.dumps(ROWS).encode()),
         ("rows.csv", CSV),
-        ("rows.jsonl.gz", gzip.compress(jsonl(ROWS))),
-        ("rows.csv.gz", gzip.compress(CSV)),
+        ("rows.jsonl.gz", gzip.compress(jsonl(ROWS), mtime=0)),
+        ("rows.csv.gz", gzip.compress(CSV, mtime=0)),
     ],
 )
 def test_every_file_format_gives_the_same_rows(tmp_path: Path, name: str, content: bytes) -> None:
@@ -85,16 +85,16 @@ DAMAGED: dict[str, Callable[[bytes], bytes]] = {
     "cut off": lambda data: data[: len(data) // 2],
     "a byte changed in the stream": lambda data: data[:15] + bytes([data[15] ^ 0xFF]) + data[16:],
     "no gzip": lambda data: b"plain text",
-    "no text": lambda data: gzip.compress(b"\xff\xfe\x00"),
-    "no rows": lambda data: gzip.compress(b"[1, 2]\n"),
-    "no JSON": lambda data: gzip.compress(b"{]\n"),
+    "no text": lambda data: gzip.compress(b"\xff\xfe\x00", mtime=0),
+    "no rows": lambda data: gzip.compress(b"[1, 2]\n", mtime=0),
+    "no JSON": lambda data: gzip.compress(b"{]\n", mtime=0),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGED)
 def test_a_damaged_file_is_named_with_the_remedy(tmp_path: Path, damage: str) -> None:
     file = tmp_path / "rows.jsonl.gz"
-    file.write_bytes(DAMAGED[damage](gzip.compress(jsonl(ROWS))))
+    file.write_bytes(DAMAGED[damage](gzip.compress(jsonl(ROWS), mtime=0)))
     with pytest.raises(DataError, match=rf"{re.escape(str(file))}: is damaged .*fetch it again"):
         load_rows(source(file))
 

@@ -17,9 +17,11 @@ import multiprocessing
 import resource
 import tempfile
 import time
+from asyncio import SelectorEventLoop
 from contextlib import closing
 from multiprocessing.connection import Connection
 from pathlib import Path
+from selectors import SelectSelector
 
 from fedbench.data.templates import Turn, get_template
 from fedbench.evaluation.evaluate import table_of
@@ -74,7 +76,9 @@ def serve(port: Connection, seconds: float) -> None:
         port.send(server.sockets[0].getsockname()[1])
         await server.serve_forever()
 
-    asyncio.run(run())
+    # The default selector rounds each wait up to a millisecond.
+    with asyncio.Runner(loop_factory=lambda: SelectorEventLoop(SelectSelector())) as runner:
+        runner.run(run())
 
 
 def answers(count: int) -> OpenEndedAnswers:

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -109,14 +109,14 @@ class Request:
         """
         how: dict[str, Any] = {}
         if self.kind == "generate":
-            how = asdict(self.sampling)
+            how = dict(vars(self.sampling))
             if self.sampling.temperature == 0:
                 how = {name: how[name] for name in ("temperature", "max_tokens", "stop")}
         # Text is asked for as text only where there are no tokens.
         text = [] if self.ids else [self.prompt, self.messages, self.texts]
         identity: list[Any] = [self.kind, self.ids, self.choices, self.ends, text, how]
         if self.constraint is not None or self.purpose:
-            identity += [self.constraint and asdict(self.constraint), self.purpose]
+            identity += [self.constraint and vars(self.constraint), self.purpose]
         return identity
 
     @cached_property

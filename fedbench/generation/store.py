@@ -20,7 +20,6 @@ import sqlite3
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Literal
@@ -329,4 +328,4 @@ def _answer(text: str) -> Answer:
 
 def _stated(answer: Answer) -> dict[str, object]:
     """What the answer says; defaults need no room."""
-    return {name: value for name, value in asdict(answer).items() if value not in (None, ())}
+    return {name: value for name, value in vars(answer).items() if value not in (None, ())}

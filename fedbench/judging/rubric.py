@@ -16,7 +16,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -85,12 +85,12 @@ class Rubric(Part):
             raise ValueError(f"user does not show {', '.join(missing)}; a judge must see it")
         return self
 
-    @property
+    @cached_property
     def fields(self) -> frozenset[str]:
         """All variables of the two messages."""
         return frozenset(_variables(self.system) | _variables(self.user))
 
-    @property
+    @cached_property
     def required(self) -> frozenset[str]:
         """The fields without which nothing can be asked."""
         return self.fields - set(self.optional)
@@ -107,7 +107,7 @@ class Rubric(Part):
             return (0.0, 1.0)
         return next(iter(self.verdict.fields.values()), self.verdict.scale)
 
-    @property
+    @cached_property
     def hash(self) -> str:
         """Hash of all that can change a verdict: both messages and how the reply is read."""
         shape = self.model_dump(mode="json", include={"kind", "system", "user", "verdict"})

@@ -176,6 +176,8 @@ class OpenAIBackend:
         # weights. Nothing over HTTP tells which build it is, so that they are kept apart on all.
         kind = "base" if model == self.client.model else "adapter"
         async with self._turns.turn(kind):
+            if len(job.requests) == 1:
+                return [await self._answer(job.requests[0], model)]
             return list(await asyncio.gather(*(self._answer(r, model) for r in job.requests)))
 
     async def _answer(self, request: Request, model: str) -> Answer:

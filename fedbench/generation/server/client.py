@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import queue
 import random
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -42,6 +40,7 @@ from fedbench.generation.server.spending import (
     find_price,
     most_tokens,
 )
+from fedbench.generation.server.streaming import answered
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -104,7 +103,7 @@ class ServerClient:
         try:
             import openai
 
-            from fedbench.generation.server.connections import connections_to
+            from fedbench.generation.server.connections import Connections
         except ImportError as error:
             raise MissingExtraError("the openai backend", "openai") from error
         self.base_url = checked_url(base_url)
@@ -131,7 +130,7 @@ class ServerClient:
             api_key=self._key or "none",
             timeout=timeout,
             max_retries=0,  # its own retries know no budget and no common pause
-            http_client=openai.DefaultAsyncHttpxClient(transport=connections_to(self.base_url)),
+            http_client=openai.DefaultAsyncHttpxClient(transport=Connections()),
         )
 
     def stream(
@@ -143,32 +142,10 @@ class ServerClient:
             BudgetError: the budget is exhausted; what was running has been yielded before.
             ServerError: the server cannot be used.
         """
-        waiting = iter(items)
-        running: dict[Future[R], T] = {}
-        done: queue.SimpleQueue[Future[R]] = queue.SimpleQueue()
-        exhausted: BudgetError | None = None
         try:
-            while True:
-                room = 0 if exhausted else self.concurrency - len(running)
-                for item in itertools.islice(waiting, room):
-                    future = asyncio.run_coroutine_threadsafe(ask(item), self._loop)
-                    running[future] = item
-                    future.add_done_callback(done.put)
-                if not running:
-                    break
-                future = done.get()
-                item = running.pop(future)
-                try:
-                    answer = future.result()
-                except BudgetError as error:
-                    exhausted = error
-                else:
-                    yield item, answer
-        finally:
-            for future in running:
-                future.cancel()
-        if exhausted:
-            raise self.ledger.exhausted()
+            yield from answered(self._loop, items, ask, self.concurrency, last=BudgetError)
+        except BudgetError:
+            raise self.ledger.exhausted() from None
 
     def run(self, asking: Coroutine[Any, Any, R]) -> R:
         """Ask one thing and wait for it."""
@@ -325,7 +302,8 @@ class ServerClient:
             await self._pace.turn()
             async with self.ledger.bill(most) as bill:
                 try:
-                    raw = await self._api.post(path, cast_to=object, body=body)
+                    # Whole, the address need not be put together for each request.
+                    raw = await self._api.post(self.base_url + path, cast_to=object, body=body)
                     response = kind.model_validate(raw)
                 except openai.APIStatusError as error:
                     bill.is_free = True

@@ -1,53 +1,104 @@
-"""Connections to one server, each lent to one request at a time.
+"""Connections to one server, by aiohttp.
 
-The pool of httpx looks at every idle connection whenever a request starts or ends; with many at
-once, that is a third of the time that asking takes. Here each connection is a pool by itself, and
-the one that was used last is taken first.
+The library's own choice, httpx, spends most of a request's time in Python: with many requests at
+once it is what limits them. The adapter for aiohttp that `openai` ships takes an answer for the
+next one where a server sends one twice, and says of a lost connection that it took too long.
 """
 
 from __future__ import annotations
 
+import contextlib
 import urllib.request
-from urllib.parse import urlsplit
+from collections.abc import Iterator
 
+import aiohttp
 import httpx2  # what `openai` is built on
+from aiohttp.connector import Connection
+from yarl import URL
 
-
-def connections_to(url: str) -> Connections | None:
-    """Connections to the server at an address; None where a proxy stands before it."""
-    parts = urlsplit(url)
-    proxies = urllib.request.getproxies()
-    is_direct = urllib.request.proxy_bypass(parts.hostname or "")
-    if (parts.scheme in proxies or "all" in proxies) and not is_direct:
-        return None
-    return Connections()
+_IDLE = 5.0
+"""Seconds after which an idle connection is not used again; servers close it about then."""
 
 
 class Connections(httpx2.AsyncBaseTransport):
-    """As many connections as there are requests at once."""
+    """As many connections as there are requests at once, kept for the next ones."""
 
     def __init__(self) -> None:
-        self._free: list[httpx2.AsyncHTTPTransport] = []
-        self._all: list[httpx2.AsyncHTTPTransport] = []
-        self._certificates = httpx2.create_ssl_context()  # which takes longer than a request
+        self._session: aiohttp.ClientSession | None = None
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        """Send a request, and read the whole answer before the connection is lent again."""
-        connection = self._free.pop() if self._free else self._new()
-        try:
-            response = await connection.handle_async_request(request)
-            await response.aread()
-        finally:
-            self._free.append(connection)
-        return response
+        """Send a request, and read the whole answer.
+
+        Raises:
+            httpx2.ConnectError: the server was not reached.
+            httpx2.ReadError: the connection was lost, or what came over it is not HTTP.
+            httpx2.ReadTimeout: there is no whole answer within the time set for reading.
+        """
+        if self._session is None:
+            self._session = _session_with(request.url)
+        seconds = request.extensions["timeout"]["read"]
+        while True:
+            with _in_terms_of_httpx(), contextlib.suppress(_UsedUpError):
+                async with self._session.request(
+                    request.method,
+                    URL(str(request.url), encoded=True),
+                    headers=[
+                        (name.decode(), value.decode()) for name, value in request.headers.raw
+                    ],
+                    data=request.content or None,
+                    timeout=aiohttp.ClientTimeout(total=seconds),
+                    allow_redirects=False,
+                ) as response:
+                    content = await response.read()
+                return httpx2.Response(
+                    response.status, headers=response.raw_headers, content=content, request=request
+                )
 
     async def aclose(self) -> None:
         """Close all of them."""
-        for connection in self._all:
-            await connection.aclose()
+        if self._session is not None:
+            await self._session.close()
 
-    def _new(self) -> httpx2.AsyncHTTPTransport:
-        limits = httpx2.Limits(max_connections=1, max_keepalive_connections=1)
-        connection = httpx2.AsyncHTTPTransport(verify=self._certificates, limits=limits)
-        self._all.append(connection)
-        return connection
+
+def _session_with(url: httpx2.URL) -> aiohttp.ClientSession:
+    # Reading the certificates takes longer than a hundred requests.
+    certificates = httpx2.create_ssl_context() if url.scheme == "https" else True
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_IDLE, ssl=certificates),
+        request_class=_Request,
+        auto_decompress=False,  # httpx does it
+        proxy=_proxy_before(url),  # aiohttp would read the environment for each request
+    )
+
+
+def _proxy_before(url: httpx2.URL) -> str | None:
+    """The proxy that the environment names (``HTTPS_PROXY``, ``NO_PROXY``)."""
+    if urllib.request.proxy_bypass(url.host):
+        return None
+    proxies = urllib.request.getproxies()
+    return proxies.get(url.scheme, proxies.get("all"))
+
+
+class _UsedUpError(Exception):
+    """A connection that was kept cannot be used: nothing has been sent over it."""
+
+
+class _Request(aiohttp.ClientRequest):
+    """A request that takes nothing for its answer that came before it was sent."""
+
+    async def send(self, conn: Connection) -> aiohttp.ClientResponse:
+        if conn.protocol is not None and conn.protocol.should_close:
+            raise _UsedUpError
+        return await super().send(conn)
+
+
+@contextlib.contextmanager
+def _in_terms_of_httpx() -> Iterator[None]:
+    try:
+        yield
+    except aiohttp.ClientConnectorError as error:
+        raise httpx2.ConnectError(str(error)) from error
+    except TimeoutError as error:
+        raise httpx2.ReadTimeout("no answer in time") from error
+    except aiohttp.ClientError as error:
+        raise httpx2.ReadError(str(error)) from error

@@ -30,7 +30,8 @@ class Pace:
         now = time.monotonic()
         start = max(now, self._next)
         self._next = start + self._gap
-        await asyncio.sleep(start - now)
+        if start > now:
+            await asyncio.sleep(start - now)
 
     def pause(self, seconds: float) -> None:
         """No request starts for so long."""

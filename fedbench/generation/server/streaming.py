@@ -1,0 +1,92 @@
+"""Many questions in an event loop at once, their answers in a plain iterator."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import queue
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def answered(
+    loop: asyncio.AbstractEventLoop,
+    items: Iterable[T],
+    ask: Callable[[T], Coroutine[Any, Any, R]],
+    at_once: int,
+    *,
+    last: type[Exception],
+) -> Iterator[tuple[T, R]]:
+    """Ask about items, and yield each with its answer as it comes.
+
+    Args:
+        loop: runs in another thread.
+        items: drawn as there is room, up to twice as many as are asked about.
+        ask: about one of them.
+        at_once: how many are asked about at the same time.
+        last: an exception of `ask` behind which no item is drawn.
+
+    Raises:
+        Exception: what `ask` raises, at once; `last` behind the answers to all that were drawn.
+    """
+    waiting = iter(items)
+    inbox: asyncio.Queue[T] = asyncio.Queue()
+    outbox: queue.SimpleQueue[tuple[T, R | Exception]] = queue.SimpleQueue()
+    asking = asyncio.run_coroutine_threadsafe(_ask_all(inbox, ask, outbox, at_once), loop)
+    num_open, end = 0, None
+    try:
+        while True:
+            # The loop finds the next items in its inbox, and is woken once for many of them.
+            if end is None and num_open <= at_once:
+                drawn = list(itertools.islice(waiting, 2 * at_once - num_open))
+                loop.call_soon_threadsafe(_put_all, inbox, drawn)
+                num_open += len(drawn)
+            if not num_open:
+                break
+            item, answer = outbox.get()
+            num_open -= 1
+            if isinstance(answer, last):
+                end = answer
+            elif isinstance(answer, Exception):
+                raise answer
+            else:
+                yield item, answer
+    finally:
+        asking.cancel()
+    if end is not None:
+        raise end
+
+
+async def _ask_all(
+    inbox: asyncio.Queue[T],
+    ask: Callable[[T], Coroutine[Any, Any, R]],
+    outbox: queue.SimpleQueue[tuple[T, R | Exception]],
+    at_once: int,
+) -> None:
+    """Until it is cancelled."""
+    gate = asyncio.Lock()
+
+    async def in_turn() -> None:
+        while True:
+            item = await inbox.get()
+            async with gate:
+                asking = asyncio.create_task(ask(item))
+                # One is written in the loop's first pass and sent in the second. Without the gate
+                # the loop would write the requests behind all answers that came together before
+                # it sent the first: they would come together again, and the server be idle.
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+            try:
+                outbox.put((item, await asking))
+            except Exception as error:  # noqa: BLE001 - raised where the answers are read
+                outbox.put((item, error))
+
+    await asyncio.gather(*(in_turn() for _ in range(at_once)))
+
+
+def _put_all(inbox: asyncio.Queue[T], items: Iterable[T]) -> None:
+    for item in items:
+        inbox.put_nowait(item)

@@ -19,6 +19,7 @@ from fedbench.metrics import safety as safety
 from fedbench.metrics import subsets as subsets
 from fedbench.metrics import text as text
 from fedbench.metrics import tuples as tuples
+from fedbench.metrics import voting as voting
 from fedbench.metrics.metric import METRICS, Metric, Sample, find_metric, get_metric
 
 __all__ = ["METRICS", "Metric", "Sample", "find_metric", "get_metric"]

@@ -18,6 +18,8 @@ from yarl import URL
 
 _IDLE = 5.0
 """Seconds after which an idle connection is not used again; servers close it about then."""
+_TRIES = 3
+"""Connections that are taken up for a request until one can be used."""
 
 
 class Connections(httpx2.AsyncBaseTransport):
@@ -37,27 +39,33 @@ class Connections(httpx2.AsyncBaseTransport):
         if self._session is None:
             self._session = _session_with(request.url)
         seconds = request.extensions["timeout"]["read"]
-        while True:
-            with _in_terms_of_httpx(), contextlib.suppress(_UsedUpError):
-                async with self._session.request(
-                    request.method,
-                    URL(str(request.url), encoded=True),
-                    headers=[
-                        (name.decode(), value.decode()) for name, value in request.headers.raw
-                    ],
-                    data=request.content or None,
-                    timeout=aiohttp.ClientTimeout(total=seconds),
-                    allow_redirects=False,
-                ) as response:
-                    content = await response.read()
-                return httpx2.Response(
-                    response.status, headers=response.raw_headers, content=content, request=request
-                )
+        with _in_terms_of_httpx():
+            for _ in range(_TRIES):
+                with contextlib.suppress(_UsedUpError):
+                    return await _answer(self._session, request, seconds)
+        raise httpx2.ReadError("the server sends what nobody has asked for")
 
     async def aclose(self) -> None:
         """Close all of them."""
         if self._session is not None:
             await self._session.close()
+
+
+async def _answer(
+    session: aiohttp.ClientSession, request: httpx2.Request, seconds: float
+) -> httpx2.Response:
+    async with session.request(
+        request.method,
+        URL(str(request.url), encoded=True),
+        headers=[(name.decode(), value.decode()) for name, value in request.headers.raw],
+        data=request.content or None,
+        timeout=aiohttp.ClientTimeout(total=seconds),
+        allow_redirects=False,
+    ) as response:
+        content = await response.read()
+    return httpx2.Response(
+        response.status, headers=response.raw_headers, content=content, request=request
+    )
 
 
 def _session_with(url: httpx2.URL) -> aiohttp.ClientSession:

@@ -106,6 +106,12 @@ def test_what_went_wrong_is_told_in_terms_of_httpx() -> None:
         await body_of(reader)
         writer.write(b"hello\r\n\r\n")
 
+    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"SSH-2.0\r\n")
+        await reader.read()
+
+    with serving(greet) as url, pytest.raises(httpx2.ReadError):
+        post(url, "a")
     with serving(hang) as url, pytest.raises(httpx2.ReadTimeout):
         post(url, "a", timeout=0.1)
     with serving(drop) as url, pytest.raises(httpx2.ReadError):

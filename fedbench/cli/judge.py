@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fedbench.cli._output import json_option, print_json, print_scores, say
+from fedbench.cli._output import json_option, number, print_json, print_scores, say
 from fedbench.cli._progress import progress_bars
 
 if TYPE_CHECKING:
     from fedbench.judging.command import Judged
     from fedbench.judging.estimate import Estimate
+    from fedbench.results.record import ScoreRecord
 
 
 @click.command("judge")
@@ -194,6 +195,11 @@ def _print_estimates(rows: Sequence[tuple[str, str, Estimate]], as_json: bool) -
             f"{one.completion_tokens:,} completion tokens (at most "
             f"{one.most_completion_tokens:,}), {cost}"
         )
+        if one.num_too_long:
+            click.echo(
+                f"{task} by {rubric}: {one.num_too_long:,} more do not fit into the judge's "
+                "context beside a reply of --max-tokens, and will fail"
+            )
 
 
 def _import(files: Sequence[Path], as_json: bool, **options: Any) -> None:
@@ -207,7 +213,48 @@ def _print_judged(judged: Judged, as_json: bool) -> None:
     if as_json:
         print_json(record.to_json() for record in judged.scores)
     else:
-        print_scores(judged.scores)
-    for about in judged.reliability:
+        _print_scores(judged.scores)
+    for about in judged.report:
         say(about)
     say(f"records: {judged.output}")
+
+
+def _print_scores(scores: Sequence[ScoreRecord]) -> None:
+    """Scores with intervals; of several models, turns and categories follow side by side."""
+    if len({score.model for score in scores}) == 1:
+        print_scores(scores)
+        return
+    print_scores([score for score in scores if score.group is None])
+    groups: dict[tuple[str, str], list[ScoreRecord]] = {}
+    for score in scores:
+        if score.group is not None:
+            groups.setdefault((score.task_key, score.metric), []).append(score)
+    for (task, metric), own in groups.items():
+        click.echo()
+        _print_groups(f"{task} {metric}", own)
+
+
+def _print_groups(title: str, scores: Sequence[ScoreRecord]) -> None:
+    """A row per turn or category, a column per model."""
+    from rich.console import Console
+    from rich.table import Table
+
+    cells = {(score.group, score.model.label()): score for score in scores}
+    models = list(dict.fromkeys(model for _, model in cells))
+    table = Table(box=None, pad_edge=False)
+    table.add_column(title)
+    for model in models:
+        table.add_column(model, justify="right")
+    for group in dict.fromkeys(group for group, _ in cells):
+        own = [cells.get((group, model)) for model in models]
+        table.add_row(group, *(_cell(score) for score in own))
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 10_000  # a pipe has no width to fit into
+    console.print(table)
+
+
+def _cell(score: ScoreRecord | None) -> str:
+    if score is None:
+        return "–"
+    return "withheld" if score.value is None else number(score.value, score.metric)

@@ -107,7 +107,9 @@ def bradley_terry(
 
 
 def rating_facts(rows: Sequence[JudgmentRow], baseline: str | None = None) -> dict[str, Any]:
-    """`bradley_terry` for a run's record: the baseline, and a row per model.
+    """`bradley_terry` for a run's record: the baseline, a row per model, and who has none.
+
+    A model of whose games more than `MAX_FAILED` have no verdict is not rated.
 
     Args:
         rows: games of one judge.
@@ -120,19 +122,29 @@ def rating_facts(rows: Sequence[JudgmentRow], baseline: str | None = None) -> di
     if not opponents:
         return {}
     anchor = baseline or opponents.most_common(1)[0][0]
-    return {
-        "baseline": anchor,
-        "models": [
-            {
-                "model": one.model,
-                "rating": None if one.rating is None else round(one.rating, 1),
-                "low": None if one.interval is None else round(one.interval.low, 1),
-                "high": None if one.interval is None else round(one.interval.high, 1),
-                "win_rate": None if one.win_rate is None else round(one.win_rate, 6),
-            }
-            for one in bradley_terry(rows, anchor)
-        ],
-    }
+    withheld = _failed_too_often(rows)
+    kept = [row for row in rows if row.model not in withheld]
+    rated = [
+        {
+            "model": one.model,
+            "rating": None if one.rating is None else round(one.rating, 1),
+            "low": None if one.interval is None else round(one.interval.low, 1),
+            "high": None if one.interval is None else round(one.interval.high, 1),
+            "win_rate": None if one.win_rate is None else round(one.win_rate, 6),
+        }
+        for one in (bradley_terry(kept, anchor) if kept else [])
+    ]
+    return {"baseline": anchor, "models": rated, "withheld": withheld}
+
+
+def _failed_too_often(rows: Sequence[JudgmentRow]) -> list[str]:
+    """Models whose games have no verdict more often than scores bear."""
+    failed: Counter[str] = Counter()
+    played: Counter[str] = Counter()
+    for row in without_superseded(rows):
+        played[row.model] += 1
+        failed[row.model] += row.score is None
+    return [model for model in played if failed[model] > MAX_FAILED * played[model]]
 
 
 def fit_bradley_terry(wins: Array, anchor: int) -> Array:

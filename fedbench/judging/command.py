@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from fedbench.judging.judged import Baseline, Case, baseline_from, case_of, fact
 from fedbench.judging.length_control import read_length_control
 from fedbench.judging.opening import JudgeConfig, open_judge
 from fedbench.judging.protocols import length_control_of
+from fedbench.judging.report import report_of
 from fedbench.judging.results import records_of, table_of, write_judgments
 from fedbench.judging.rubric import get_rubric
 from fedbench.provenance import provenance
@@ -48,11 +49,13 @@ class Judged:
     output: Path
     facts: Mapping[str, Mapping[str, Any]]
     """By task key, as they stand in the run's record."""
+    usage: Mapping[str, Any] = field(default_factory=dict)
+    """What the judge's server counted: requests, tokens, dollars."""
 
     @property
-    def reliability(self) -> list[str]:
-        """What can be said of the judge, a line each."""
-        return [line for key, facts in self.facts.items() for line in _lines(key, facts)]
+    def report(self) -> list[str]:
+        """What can be said beside the scores, a line each."""
+        return report_of(self.scores, self.facts, self.usage)
 
 
 def find_cases(
@@ -132,13 +135,13 @@ def judge_answers(
     started = time.monotonic()
     cases = find_cases(targets, **options)
     with contextlib.closing(open_judge(config)) as judge:
-        place = output or _default_output(targets[0], cases, judge)
+        place = output or _default_output(targets, cases, judge)
         run_hash = _claim(place, cases, judge)
         about = provenance()
         common = {"run": place.name, "run_hash": run_hash}
         common |= {name: about[name] for name in ("fedbench", "created")}
         tables, scores, facts = judge_cases(cases, judge, common, place, progress, labels)
-        usage = _usage(judge)
+        usage = usage_of(judge)
     for table in tables:
         write_samples(place, table)
     write_scores(place, scores)
@@ -146,12 +149,12 @@ def judge_answers(
         run=place.name,
         run_hash=run_hash,
         command=command,
-        facts={"judged": facts, **usage},
+        facts={"judged": facts, **({"usage": usage} if usage else {})},
         seconds={"judging": round(time.monotonic() - started, 1)},
         **about,
     )
     write_run(place, record)
-    return Judged(scores, place, facts)
+    return Judged(scores, place, facts, usage)
 
 
 def judge_cases(
@@ -193,6 +196,13 @@ def estimate_judging(
         contextlib.closing(AnswerStore(answers_file())) as store,
     ):
         return [(case, estimate(case, judge, store, config)) for case in cases]
+
+
+def usage_of(judge: Judge) -> dict[str, Any]:
+    """What the judge's server counted; nothing of a judge in this process."""
+    from fedbench.scoring import backend_facts
+
+    return backend_facts(judge.backend)
 
 
 def _of_directory(place: Path, task: str | None, rubric: str | None) -> list[OpenEndedAnswers]:
@@ -241,8 +251,10 @@ def _given_baseline(place: Path, answers: OpenEndedAnswers) -> Baseline:
     return baseline_from(read_answer_files([place], answers.task, None))
 
 
-def _default_output(target: Path, cases: Sequence[Case], judge: Judge) -> Path:
-    name = target.resolve().name.split(".jsonl")[0]
+def _default_output(targets: Sequence[Path], cases: Sequence[Case], judge: Judge) -> Path:
+    name = targets[0].resolve().name.split(".jsonl")[0].removesuffix(".json")
+    if len(targets) > 1:
+        name += f"-and-{len(targets) - 1}-more"
     rubrics = "-".join(dict.fromkeys(case.rubric.name for case in cases))
     who = "".join(c if c.isalnum() or c in "-._" else "-" for c in judge.name.split(" @ ")[0])
     return Path("scores") / f"{name}-{rubrics}-{who}"
@@ -268,54 +280,3 @@ def _claim(place: Path, cases: Sequence[Case], judge: Judge) -> str:
         "fedbench": __version__,
     }
     return claim_scores(place, identity)
-
-
-def _lines(key: str, facts: Mapping[str, Any]) -> Iterator[str]:
-    if missing := facts["without a verdict"]:
-        yield f"{key}: {missing:,} judgments have no verdict"
-    if ratings := facts.get("ratings"):
-        models = ", ".join(_rated(one) for one in ratings["models"])
-        yield f"{key}: Bradley-Terry ratings, {ratings['baseline']} having 1000: {models}"
-    if orders := facts.get("orders"):
-        yield (
-            f"{key}: of {orders['num_pairs']:,} pairs in both orders the judge agrees with itself "
-            f"on {_share(orders['agreement'])} (kappa {_number(orders['kappa'])}), and prefers the "
-            f"first on {_share(orders['first_favoured'])}, the second on "
-            f"{_share(orders['second_favoured'])}"
-        )
-    if "repeats agree" in facts:
-        yield f"{key}: asked again, the judge says the same on {_share(facts['repeats agree'])}"
-    if people := facts.get("people"):
-        yield (
-            f"{key}: agrees with {_share(people['share'])} of {people['num_items']:,} labels of "
-            f"people (kappa {_number(people['kappa'])}"
-            + (f", rank correlation {_number(rank)}" if (rank := people["spearman"]) else "")
-            + ")"
-        )
-        if people["num_decided"]:
-            yield (
-                f"{key}: without ties on either side, on {_share(people['share_decided'])} of "
-                f"{people['num_decided']:,}"
-            )
-
-
-def _rated(one: Mapping[str, Any]) -> str:
-    if one["rating"] is None:
-        return f"{one['model']} – (won or lost all)"
-    interval = "" if one["low"] is None else f" [{one['low']:.0f}, {one['high']:.0f}]"
-    return f"{one['model']} {one['rating']:.0f}{interval}"
-
-
-def _share(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f} %"
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
-
-
-def _usage(judge: Judge) -> dict[str, Any]:
-    from fedbench.scoring import backend_facts
-
-    facts = backend_facts(judge.backend)
-    return {"usage": facts} if facts else {}

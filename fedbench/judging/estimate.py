@@ -24,6 +24,8 @@ class Estimate:
     num_calls: int
     num_stored: int
     """Of those, how many have a reply in the store already."""
+    num_too_long: int
+    """Judgments that will fail, for their prompts do not fit into the judge's context."""
     prompt_tokens: int
     """About, of the calls that are left."""
     completion_tokens: int
@@ -55,7 +57,8 @@ def estimate(case: Case, judge: Judge, store: AnswerStore, config: JudgeConfig) 
     else:
         forms = list(dict.fromkeys([judge.wanted_constraint(case.rubric), None]))
     tries = [judge.requests(case.rubric, planned, 0, form) for form in forms]
-    unique = dict(zip(zip(*map(judge.keys, tries), strict=True), tries[0], strict=True))
+    keyed = zip(zip(*map(judge.keys, tries), strict=True), tries[0], strict=True)
+    unique = {keys: request for keys, request in keyed if not request.num_cut}
     stored = store.get([key for keys in unique for key in keys])
     left = [request for keys, request in unique.items() if stored.keys().isdisjoint(keys)]
     prompt = sum(
@@ -67,6 +70,7 @@ def estimate(case: Case, judge: Judge, store: AnswerStore, config: JudgeConfig) 
     return Estimate(
         num_calls=len(unique),
         num_stored=len(unique) - len(left),
+        num_too_long=sum(request.num_cut > 0 for request in tries[0]),
         prompt_tokens=prompt,
         completion_tokens=usual,
         most_completion_tokens=most,

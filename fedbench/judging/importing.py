@@ -14,7 +14,7 @@ from fedbench.judging.arena import rating_facts
 from fedbench.judging.command import Judged
 from fedbench.judging.length_control import LengthControl, read_length_control
 from fedbench.judging.published import models_of_answers, read_judgments
-from fedbench.judging.reliability import reliability
+from fedbench.judging.reliability import reliability, verdicts
 from fedbench.judging.results import record_of
 from fedbench.judging.rows import JudgmentRow
 from fedbench.judging.scores import JudgeScore, grade_scores, win_scores
@@ -22,6 +22,10 @@ from fedbench.provenance import provenance
 from fedbench.results.claims import claim_scores
 from fedbench.results.record import ModelId, RunRecord, ScoreRecord, write_run, write_scores
 
+CONVENTIONS = (
+    "scores as in the files: -1, error and NaN are no verdict and not averaged; another try of the "
+    "same that was read counts in their place; what was judged twice counts twice"
+)
 _SCALE = (1.0, 10.0)
 _Group = tuple[str, str, str | None]
 """Model, judge and baseline."""
@@ -88,7 +92,8 @@ def import_judgments(
     facts: dict[str, Any] = {
         "imported": {
             "files": [file.name for file in files],
-            "without a verdict": sum(row.value is None for row in every),
+            "parser": parser or CONVENTIONS,
+            **verdicts(every),
             "length_control": control.hash if control else None,
             **reliability(every, labels),
             "ratings": rating_facts(every) if len({row.judge for row in every}) == 1 else {},
@@ -104,11 +109,13 @@ def _rows(
     files: Sequence[Path], task: str | None, parser: str | None, models: Mapping[str, str]
 ) -> dict[_Group, list[JudgmentRow]]:
     """The judgments of all files, by whom they are about."""
-    categories = _categories(task) if task else {}
+    categories, numbers = _questions_of(task) if task else ({}, {})
     found: dict[_Group, list[JudgmentRow]] = {}
     for file in files:
         own: dict[_Group, list[JudgmentRow]] = {}
-        for row in read_judgments(file, parser=parser, categories=categories, models=models):
+        for row in read_judgments(
+            file, parser=parser, categories=categories, models=models, numbers=numbers
+        ):
             own.setdefault((row.model, row.judge, row.baseline), []).append(row)
         for model, judge, baseline in own.keys() & found.keys():
             against = f" against {baseline}" if baseline else ""
@@ -120,12 +127,15 @@ def _rows(
     return found
 
 
-def _categories(task: str) -> Mapping[str, str]:
+def _questions_of(task: str) -> tuple[Mapping[str, str], Mapping[str, int]]:
+    """The categories of a task's questions by their ids, and their places by their texts."""
     items = load_items(load_task(task))
-    return {
+    categories = {
         item.keys.get("question_id", str(number)): item.keys.get("subset", "")
         for number, item in enumerate(items)
     }
+    places = {item.question.turns[0].instruction: number for number, item in enumerate(items)}
+    return categories, places
 
 
 def _records(

@@ -10,7 +10,7 @@ from typing import Any
 
 from fedbench.evaluation.asking import Progress
 from fedbench.evaluation.evaluate import Evaluation
-from fedbench.judging.command import judge_cases
+from fedbench.judging.command import judge_cases, usage_of
 from fedbench.judging.conversations import answers_of, write_answers
 from fedbench.judging.judged import case_of
 from fedbench.judging.opening import JudgeConfig, open_judge
@@ -61,6 +61,7 @@ def finish_open_ended(
     cases = [case_of(own, get_rubric(own.task.rubric or "")) for own in answers]
     with contextlib.closing(open_judge(judge)) as opened:
         tables, scores, facts = judge_cases(cases, opened, common, output, progress)
+        usage = usage_of(opened)
     for table in tables:
         write_samples(output, table)
-    return scores, {"needs a judge": [], "judged": facts}
+    return scores, {"needs a judge": [], "judged": facts, "judge's usage": usage}

@@ -104,7 +104,7 @@ class Judge:
         Raises:
             ConfigError: a field that the rubric needs is absent.
         """
-        sampling = self._sampling(rubric, attempt)
+        sampling = self.sampling(rubric, attempt)
         questions = [
             Question(rubric.render(**one.fields), "generate", replace(sampling, index=one.repeat))
             for one in asked
@@ -124,7 +124,8 @@ class Judge:
         """Under which their replies are stored."""
         return answer_keys(self.checkpoint, requests, self.backend.name)
 
-    def _sampling(self, rubric: Rubric, attempt: int) -> Sampling:
+    def sampling(self, rubric: Rubric, attempt: int = 0) -> Sampling:
+        """How a reply is drawn; the second try has a seed of its own, and is never greedy."""
         temperature = rubric.sampling.temperature if self.temperature is None else self.temperature
         if attempt and temperature == 0:
             temperature = RETRY_TEMPERATURE
@@ -170,7 +171,7 @@ class Judging:
         constraint = self.judge.constraint(self.rubric)
         wanted = self.judge.requests(self.rubric, asked, attempt, constraint)
         # Models that gave the same answer are judged once.
-        requests = list({request.digest: request for request in wanted}.values())
+        requests = list({one.digest: one for one in wanted if not one.num_cut}.values())
         asking = Asking(self.judge.backend, self.store, self._tell, prompt_to_store=True)
         plan = Planned(requests, self.judge.backend.plan(requests))
         [answers] = asking.ask([(self.judge.checkpoint, plan)], watch=False)
@@ -180,7 +181,8 @@ class Judging:
             request.digest: self._read(answer)
             for request, answer in zip(requests, bare, strict=True)
         }
-        return [read[request.digest] for request in wanted]
+        # A prompt loses its start, which says what to judge: a reply to the rest is no judgment.
+        return [_too_long(one) if one.num_cut else read[one.digest] for one in wanted]
 
     def _tell(self, what: str, done: int, total: int) -> None:
         self.progress("judging", done, total)
@@ -195,6 +197,13 @@ class Judging:
 def _is_worth_a_retry(judgment: Judgment) -> bool:
     """Whether there is a reply without a verdict; requests without one were retried already."""
     return judgment.problem is not None and judgment.reply is not None
+
+
+def _too_long(request: Request) -> Judgment:
+    return Judgment.failed(
+        f"the prompt and a reply of {request.sampling.max_tokens} tokens do not fit into the "
+        "judge's context; lower --max-tokens, or ask another judge"
+    )
 
 
 def _constraint(rubric: Rubric) -> Constraint | None:

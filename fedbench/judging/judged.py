@@ -15,6 +15,7 @@ from fedbench.errors import ConfigError
 from fedbench.evaluation.asking import Progress
 from fedbench.evaluation.known_answers import KnownAnswers, Turns, answer_to
 from fedbench.evaluation.task import Item, Task
+from fedbench.generation.backend import Sampling
 from fedbench.generation.store import AnswerStore
 from fedbench.judging.arena import rating_facts
 from fedbench.judging.conversations import Answered, OpenEndedAnswers
@@ -28,7 +29,7 @@ from fedbench.judging.protocols import (
     with_length_control,
 )
 from fedbench.judging.questions import JudgedQuestion
-from fedbench.judging.reliability import reliability
+from fedbench.judging.reliability import reliability, verdicts
 from fedbench.judging.rows import JudgmentRow, PlannedJudgment
 from fedbench.judging.rubric import Rubric
 from fedbench.schema import validated
@@ -126,6 +127,8 @@ class JudgedCase:
     """By `ModelId.label`."""
     num_asked: int
     num_retried: int
+    sampling: tuple[Sampling, Sampling]
+    """Of the first try, and of the second one for a verdict."""
 
 
 def case_of(
@@ -183,7 +186,8 @@ def judge_case(
         model.model.label(): case.rows(planned, [next(judgments) for _ in planned], model, name)
         for model, planned in zip(models, plans, strict=True)
     }
-    return JudgedCase(case, name, rows, judging.num_asked, judging.num_retried)
+    sampling = judge.sampling(case.rubric), judge.sampling(case.rubric, attempt=1)
+    return JudgedCase(case, name, rows, judging.num_asked, judging.num_retried, sampling)
 
 
 def _question(task: Task, item: Item, references: Mapping[str, Turns]) -> JudgedQuestion:
@@ -255,12 +259,16 @@ def facts_of(judged: JudgedCase, labels: Path | None = None) -> dict[str, Any]:
         "rubric": rubric.name,
         "rubric_hash": rubric.hash,
         "parser": rubric.verdict.parser,
+        "sampling": [
+            {"temperature": one.temperature, "seed": one.seed, "max_tokens": one.max_tokens}
+            for one in judged.sampling
+        ],
         "baseline": case.baseline.name if case.baseline else None,
         "length_control": control.hash if (control := length_control_of(case.protocol)) else None,
         "repeats": case.repeats,
         "asked": judged.num_asked,
         "asked again for a verdict": judged.num_retried,
-        "without a verdict": sum(row.value is None for row in rows),
+        **verdicts(rows),
         **reliability(rows, labels, names),
         "ratings": rating_facts(rows, case.baseline.name) if case.baseline else {},
     }

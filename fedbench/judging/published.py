@@ -38,6 +38,7 @@ def read_judgments(
     parser: str | None = None,
     categories: Mapping[str, str] | None = None,
     models: Mapping[str, str] | None = None,
+    numbers: Mapping[str, int] | None = None,
 ) -> list[JudgmentRow]:
     """The judgments of a file of any of these forms.
 
@@ -48,6 +49,8 @@ def read_judgments(
         categories: of the questions, for scores by category.
         models: of a file of reviews, the model of each ``answer_id`` (`models_of_answers`); without
             it the file must be of one pair of models, ``assistant 1`` and ``assistant 2``.
+        numbers: of AlpacaEval's instructions, for annotations without an ``index``; by default the
+            rows are taken to be all of them, in order.
 
     Raises:
         DataError: the file is missing or damaged, or of no form that is known.
@@ -55,7 +58,7 @@ def read_judgments(
     rows = rows_of_file(file)
     first = rows[0]
     if "preference" in first:
-        found = _numbered(_annotation(row, n, file) for n, row in enumerate(rows))
+        found = _numbered(_annotation(row, n, file, numbers or {}) for n, row in enumerate(rows))
     elif "answer1_id" in first:
         if not models:
             _refuse_several_pairs(rows, file)
@@ -71,16 +74,6 @@ def read_judgments(
             "nor Vicuna's reviews (answer1_id), nor AlpacaEval's annotations (preference)"
         )
     return [replace(row, category=(categories or {}).get(row.question, "")) for row in found]
-
-
-def read_fastchat_judgments(file: str | Path, **options: Any) -> list[JudgmentRow]:
-    """FastChat's ``*_single.jsonl`` or ``*_pair.jsonl``; options as of `read_judgments`."""
-    return read_judgments(file, **options)
-
-
-def read_alpaca_annotations(file: str | Path, **options: Any) -> list[JudgmentRow]:
-    """AlpacaEval's ``annotations.json``; options as of `read_judgments`."""
-    return read_judgments(file, **options)
 
 
 def models_of_answers(file: str | Path) -> dict[str, str]:
@@ -105,14 +98,6 @@ def weighted_preference(
     """
     chances = [math.exp(top_logprobs.get(token, -math.inf)) for token in (baseline, model)]
     return chances[1] / sum(chances) if sum(chances) > 0 else None
-
-
-def of_model(rows: Iterable[JudgmentRow]) -> dict[str, list[JudgmentRow]]:
-    """The rows by model, in order of appearance."""
-    found: dict[str, list[JudgmentRow]] = {}
-    for row in rows:
-        found.setdefault(row.model, []).append(row)
-    return found
 
 
 def _grade(row: Row, number: int, file: str | Path, parser: str | None) -> JudgmentRow:
@@ -205,7 +190,7 @@ def _refuse_several_pairs(rows: Iterable[Row], file: str | Path) -> None:
             )
 
 
-def _annotation(row: Row, number: int, file: str | Path) -> JudgmentRow:
+def _annotation(row: Row, number: int, file: str | Path, numbers: Mapping[str, int]) -> JudgmentRow:
     get = _getter(row, number, file)
     preference = _number(row.get("preference"))
     read = preference is not None and preference != -1
@@ -217,7 +202,7 @@ def _annotation(row: Row, number: int, file: str | Path) -> JudgmentRow:
     score = None if not read else (preference or 1.5) - 1
     return JudgmentRow(
         model=str(get("generator_2")),
-        question=_text_of(row.get("index", number)),
+        question=_instruction_of(row, number, file, numbers),
         turn=1,
         judge=str(row.get("annotator", "")),
         text=_reply(row.get("raw_completion")),
@@ -228,6 +213,19 @@ def _annotation(row: Row, number: int, file: str | Path) -> JudgmentRow:
         problem=None if read else UNREAD,
         lengths=_lengths(row),
     )
+
+
+def _instruction_of(row: Row, number: int, file: str | Path, numbers: Mapping[str, int]) -> str:
+    """AlpacaEval's number of an instruction: as the row says, by its text, or the row's own."""
+    text = row.get("instruction")
+    if "index" in row or text is None or not numbers:
+        return _text_of(row.get("index", number))
+    if text not in numbers:
+        raise DataError(
+            f"{file}, row {number + 1}: its instruction is none of the task's; name another task, "
+            "or none"
+        )
+    return str(numbers[text])
 
 
 def _order(completion: Any, score: float) -> Order | None:

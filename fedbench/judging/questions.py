@@ -1,19 +1,14 @@
 """What is judged: a question of one or two turns, its category and its reference answers.
 
 MT-Bench's references are GPT-4's answers to its questions of math, reasoning and coding; the
-`reference` column of its question file is not what FastChat shows the judge.
+`reference` column of its question file is not what FastChat shows the judge. Of the 30, those to
+13 questions are wrong (https://github.com/lm-sys/FastChat/pull/3158: 104, 105, 109, 111, 113, 114,
+120, 122, 124, 125, 126, 128 and 130); the published scores were made with them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-
-NEED_REFERENCE = ("math", "reasoning", "coding")
-"""Categories that FastChat judges with a reference (its ``NEED_REF_CATS``)."""
-FAULTY_REFERENCES = (104, 105, 109, 111, 113, 114, 120, 122, 124, 125, 126, 128, 130)
-"""Questions of MT-Bench whose GPT-4 reference is wrong, as listed in
-https://github.com/lm-sys/FastChat/pull/3158. The published scores were made with them."""
 
 
 @dataclass(frozen=True)
@@ -27,19 +22,3 @@ class JudgedQuestion:
     """A good answer to each turn, where the benchmark has one."""
     context: str | None = None
     """Material that belongs to the question (HarmBench's ContextString)."""
-
-
-def reference_note(original: Mapping[str, Sequence[str]], used: Mapping[str, Sequence[str]]) -> str:
-    """What the references of MT-Bench are, for the record: scores under others do not compare.
-
-    Args:
-        original: GPT-4's answers by question, of which 13 are known to be wrong.
-        used: the answers that the judge was shown.
-
-    Returns:
-        ``original``; ``corrected`` where they differ in some of the 13 only; otherwise ``own``.
-    """
-    changed = {name for name in {*original, *used} if original.get(name) != used.get(name)}
-    if not changed:
-        return "original"
-    return "corrected" if changed <= {str(number) for number in FAULTY_REFERENCES} else "own"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,6 +13,8 @@ from fedbench.judging.agreement import agreement, position_bias, read_labels, re
 from fedbench.judging.rows import JudgmentRow
 
 _ID = "question_id"
+_REASONS = 5
+"""How many different reasons a record names."""
 
 
 def reliability(
@@ -38,6 +41,16 @@ def reliability(
         named = [replace(row, question=_name(row.question, names or {})) for row in rows]
         found["people"] = _finite(asdict(agreement(named, read_labels(labels))))
     return found
+
+
+def verdicts(rows: Sequence[JudgmentRow]) -> dict[str, Any]:
+    """For the run's record: how many judgments there are, how many failed, and why."""
+    reasons = Counter(row.problem or "no verdict" for row in rows if row.value is None)
+    return {
+        "judgments": len(rows),
+        "without a verdict": reasons.total(),
+        "because": dict(reasons.most_common(_REASONS)),
+    }
 
 
 def _name(question: str, names: Mapping[str, Mapping[str, str]]) -> str:

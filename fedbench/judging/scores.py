@@ -243,8 +243,8 @@ def _grouped(
 ) -> list[JudgeScore]:
     """Over all items, per turn and per category."""
     parts: list[tuple[str | None, Sequence[Scored]]] = [(None, items)]
-    if by_turn:
-        turns = sorted({item.turn for item in items})
+    turns = sorted({item.turn for item in items})
+    if by_turn and len(turns) > 1:
         parts += [(f"turn_{turn}", [i for i in items if i.turn == turn]) for turn in turns]
     categories = dict.fromkeys(item.category for item in items if item.category)
     if len(categories) > 1:

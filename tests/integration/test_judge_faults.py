@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import signal
@@ -23,6 +24,12 @@ from judging_process import CONCURRENCY
 
 from fedbench.cli import app
 from fedbench.errors import FedbenchError
+from fedbench.evaluation.catalogue import load_task
+from fedbench.evaluation.evaluate import evaluate
+from fedbench.evaluation.task import load_items
+from fedbench.generation.server.backend import OpenAIBackend, server_checkpoint
+from fedbench.generation.server.client import ServerClient
+from fedbench.generation.store import AnswerStore
 
 HERE = Path(__file__).parent
 SECRET = "sk-a-key-that-nobody-may-see"
@@ -107,6 +114,32 @@ def test_a_server_that_asks_for_a_pause_gets_it(server: FaultyServer, tmp_path: 
     answered = refused.time + server.seconds
     # What was sent before the refusal came back may still arrive.
     assert not [one for one in server.log if answered + 0.5 < one.time < answered + 1.9]
+
+
+def test_a_second_turn_is_sent_behind_the_servers_own_first_answer(
+    server: FaultyServer, tmp_path: Path
+) -> None:
+    (tmp_path / "questions.jsonl").write_text('{"turns": ["Add 1 and 2.", "Double it."]}\n')
+    (tmp_path / "task.yaml").write_text(
+        f"name: talks\ndataset: {{path: {tmp_path}/questions.jsonl, columns: [turns]}}\n"
+        "turns: turns\ntemplate: chat\nrubric: mt_bench-fedbench\nmetrics: [judge_score]\n"
+    )
+    server.reply = {"Add 1 and 2.": "Three.", "Double it.": "Six."}.__getitem__
+    task = load_task(str(tmp_path / "task.yaml"))
+    with (
+        contextlib.closing(ServerClient(server.url, "judge")) as client,
+        contextlib.closing(AnswerStore(tmp_path / "store.sqlite")) as store,
+    ):
+        asked = [(task, load_items(task))]
+        result = evaluate([server_checkpoint(client)], asked, OpenAIBackend(client), store)
+    [[conversation]] = result.open_ended["talks"].conversations.values()
+    assert [turn.text for turn in conversation] == ["Three.", "Six."]
+    sent = [(m["role"], m["content"]) for m in server.log[1].body["messages"]]
+    assert sent == [
+        ("user", "Add 1 and 2."),
+        ("assistant", "Three."),
+        ("user", "Double it."),
+    ]
 
 
 # The command line

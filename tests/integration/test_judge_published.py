@@ -108,3 +108,29 @@ def test_published_judgments_are_scored_to_the_digit(
     assert {r["judge"] for r in records} == {"gpt-4"}
     # Ten questions a category, two turns.
     assert {r["num_examples"] for r in records if r["group"] == "writing"} == {20}
+
+
+def test_ref_gpt4_shows_peoples_answers_and_is_the_mean_over_languages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = reference("").parent / "fedllm_bench" / "aya_test.jsonl.gz"
+    with gzip.open(file, "rt", encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in lines]
+    english = {row["instruction"] for row in rows if row["language"] == "English"}
+    answers = [{"instruction": row["instruction"], "output": "So."} for row in rows]
+    (tmp_path / "m.json").write_text(json.dumps(answers))
+
+    def rate(prompt: str) -> str:
+        asked = prompt.split("=== INSTRUCTION ===\n")[1].split("\n\n=== REPLY OF A PERSON")[0]
+        return f"Rating: [[{10 if asked in english else 2}]]"
+
+    with running(FaultyServer()) as server:
+        server.reply = rate
+        line = ["m.json", "--rubric", "ref_gpt4-fedbench", "--judge", "judge"]
+        records = fedbench(*line, "--base-url", server.url)
+    values = {record["group"]: record["value"] for record in records}
+    assert len(values) == 1 + 8
+    # One language of eight: (10 + 7 * 2) / 8.
+    assert [values[None], values["English"], values["Telugu"]] == pytest.approx([3, 10, 2])
+    assert {record["task"] for record in records} == {"ref_gpt4-fedbench"}

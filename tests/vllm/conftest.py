@@ -122,6 +122,14 @@ def vllm(base: Path, adapters: list[Checkpoint], base_checkpoint: Checkpoint) ->
 
 
 @pytest.fixture(scope="session")
+def taught(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter that was taught to judge, of a rank that the engine above has room for."""
+    from taught_judge import teach
+
+    return teach(base, tmp_path_factory.mktemp("taught") / "judge")
+
+
+@pytest.fixture(scope="session")
 def transformers_backend(base: Path) -> Any:
     from fedbench.config import ModelConfig
     from fedbench.generation.transformers import TransformersBackend

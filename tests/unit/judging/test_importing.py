@@ -147,5 +147,26 @@ def test_games_between_several_models_are_rated_and_printed() -> None:
     rated = {one["model"]: one["rating"] for one in ratings["models"]}
     # Of two models, 400 times the decimal logarithm of the odds.
     assert rated == {"better": 1190.8, "even": 1000.0, "base": 1000.0}
-    [line] = [line for line in imported.reliability if "Bradley-Terry" in line]
+    [line] = [line for line in imported.report if "Bradley-Terry" in line]
     assert "base having 1000: better 1191 [" in line
+
+
+def test_a_model_whose_games_were_not_read_is_not_rated() -> None:
+    line = {"model_2": "base", "judge": ["j", "pair-v2"], "turn": 1}
+    pairs = rows_to(
+        "pairs.jsonl",
+        *(
+            line | {"question_id": n, "model_1": model, "g1_winner": winner, "g2_winner": second}
+            for model, second in (("even", "model_2"), ("unread", "error"))
+            for n, winner in enumerate(["model_1", "model_1", "model_2"])
+        ),
+    )
+    imported = import_judgments([pairs])
+    ratings = imported.facts["imported"]["ratings"]
+    assert [one["model"] for one in ratings["models"]] == ["base", "even"]
+    assert ratings["withheld"] == ["unread"]
+    said = "\n".join(imported.report)
+    assert "unread withheld" in said
+    assert "3 of 12 judgments have no verdict (3: marked as unread in the file)" in said
+    assert "withheld is the score of unread (3 of 3 failed)" in said
+    assert "-1, error and NaN are no verdict" in imported.facts["imported"]["parser"]

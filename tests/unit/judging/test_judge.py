@@ -4,103 +4,35 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from judging_cases import COMMON, ROWS, TALKS, Replying, answered, judge, rating, scores, task
 
-from fedbench.data.templates import get_template
 from fedbench.errors import ConfigError, DataError, RecordError
 from fedbench.evaluation.evaluate import evaluate
 from fedbench.evaluation.scores import score_table
 from fedbench.evaluation.task import Task, load_items
-from fedbench.generation.backend import Answer, Checkpoint, Constraint, Request
+from fedbench.generation.backend import Checkpoint, Constraint
 from fedbench.generation.scripted import ScriptedBackend
 from fedbench.generation.store import AnswerStore
 from fedbench.judging.conversations import (
-    Answered,
-    OpenEndedAnswers,
     kept_tasks,
     read_answer_files,
     read_kept,
     write_answers,
 )
 from fedbench.judging.estimate import estimate
-from fedbench.judging.judge import RETRY_TEMPERATURE, Judge
-from fedbench.judging.judged import Baseline, JudgedCase, case_of, judge_case
+from fedbench.judging.judge import RETRY_TEMPERATURE
+from fedbench.judging.judged import Baseline, case_of, judge_case
 from fedbench.judging.opening import JudgeConfig, judge_config
-from fedbench.judging.results import records_of, reported_as, table_of
+from fedbench.judging.results import reported_as, table_of
 from fedbench.judging.rubric import get_rubric
 from fedbench.results.alignment import align
-from fedbench.results.record import ModelId, ScoreRecord
-from fedbench.schema import validated
+from fedbench.results.record import ModelId
 from fedbench.scoring import write_results
-
-COMMON = {"run": "r", "run_hash": "h", "fedbench": "0", "created": "2026-01-01T00:00:00Z"}
-ROWS = [
-    {"question_id": 1, "category": "math", "turns": ["Add 1 and 2.", "Double it."]},
-    {"question_id": 2, "category": "writing", "turns": ["Write a line.", "Now shorter."]},
-]
-
-
-def task(directory: Path, **changes: Any) -> Task:
-    file = directory / "questions.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    made: dict[str, Any] = {
-        "name": "mt_bench",
-        "dataset": {"path": str(file), "columns": ["question_id", "turns"]},
-        "group_by": "category",
-        "turns": "turns",
-        "rubric": "mt_bench-fedbench",
-        "metrics": ["judge_score"],
-    }
-    return validated(Task, made | changes, "mt_bench")
-
-
-def answered(made: Task, **models: Sequence[Sequence[str | None]]) -> OpenEndedAnswers:
-    """Answers of some models, by item its turns; None is an answer that failed."""
-    from fedbench.evaluation.evaluate import table_of as empty_table
-
-    items = load_items(made)
-
-    def turn(text: str | None) -> Answer:
-        return Answer(error="the engine stopped") if text is None else Answer(text=text)
-
-    own = [
-        Answered(
-            ModelId(method=name, model_kind="global"),
-            [[turn(text) for text in turns] for turns in given],
-            weights_hash=f"weights of {name}",
-            facts={"selected_by": "last"},
-        )
-        for name, given in models.items()
-    ]
-    return OpenEndedAnswers(made, items, empty_table(made, items, None), own)
-
-
-TALKS = [["three", "six"], ["a line", "line"]]
-
-
-class Replying(ScriptedBackend):
-    """A judge that says what a function of its prompt says, and remembers what it was asked."""
-
-    def __init__(self, reply: Callable[[str], str] | Sequence[str]) -> None:
-        super().__init__(reply, batch_size=1)
-        self.asked: list[Request] = []
-
-    def answer(self, requests: Sequence[Request], num_shared: int = 0) -> list[Answer]:
-        self.asked += requests
-        return super().answer(requests)
-
-
-def judge(reply: Callable[[str], str] | Sequence[str], **options: Any) -> Judge:
-    weights = options.pop("weights", "judge")
-    checkpoint = Checkpoint(
-        ModelId(method="judge", model_kind="base"), "base", None, "judge", weights, weights
-    )
-    backend = options.pop("backend", None) or Replying(reply)
-    return Judge(backend, checkpoint, "judge", get_template("plain"), **options)
 
 
 @pytest.fixture
@@ -108,15 +40,6 @@ def store(tmp_path: Path) -> Iterator[AnswerStore]:
     opened = AnswerStore(tmp_path / "answers.sqlite")
     yield opened
     opened.close()
-
-
-def rating(prompt: str) -> str:
-    """9 for second turns, 5 for others."""
-    return f"Fine. Rating: [[{9 if 'SECOND REPLY' in prompt else 5}]]"
-
-
-def scores(judged: JudgedCase) -> dict[tuple[str, str | None], ScoreRecord]:
-    return {(one.metric, one.group): one for one in records_of(judged, COMMON)}
 
 
 # Scores

@@ -27,7 +27,7 @@ from fedbench.judging.length_control import (
     read_length_control,
 )
 from fedbench.judging.protocols import PROTOCOLS, plan, protocol_of
-from fedbench.judging.questions import JudgedQuestion, reference_note
+from fedbench.judging.questions import JudgedQuestion
 from fedbench.judging.rows import JudgmentRow, Order, score_of
 from fedbench.judging.rubric import get_rubric
 from fedbench.judging.scores import (
@@ -155,13 +155,6 @@ def test_what_cannot_be_asked_is_refused() -> None:
     rubric = get_rubric("mt_bench-fedbench")
     with pytest.raises(DataError, match="has 1 turns where 2 are judged"):
         plan(mt_bench, rubric, QUESTIONS[:1], {"81": [("a",)]})
-
-
-def test_references_are_named_by_what_was_changed() -> None:
-    original = {"104": ("no",), "101": ("yes",)}
-    assert reference_note(original, dict(original)) == "original"
-    assert reference_note(original, original | {"104": ("yes",)}) == "corrected"
-    assert reference_note(original, original | {"101": ("no",)}) == "own"
 
 
 def test_every_protocol_has_a_rubric_of_ours_of_its_kind() -> None:

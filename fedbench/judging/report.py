@@ -1,0 +1,116 @@
+"""What is said of a judging beside its scores: what failed, how far the judge agrees, what it cost.
+
+The same stands in the run's record, under ``judged`` or ``imported`` and ``usage``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+from fedbench.judging.scores import MAX_FAILED
+from fedbench.results.record import ScoreRecord
+
+Facts = Mapping[str, Any]
+
+
+def report_of(
+    scores: Sequence[ScoreRecord], facts: Mapping[str, Facts], usage: Facts | None = None
+) -> list[str]:
+    """A line for each thing that can be said.
+
+    Args:
+        scores: of all tasks.
+        facts: of each task's judgments, as the run's record has them.
+        usage: what the judge's server counted.
+    """
+    lines = [line for key, own in facts.items() for line in _lines(key, own)]
+    return [*lines, *_withheld(scores), *_spent(facts.values(), usage or {})]
+
+
+def _lines(key: str, facts: Facts) -> Iterator[str]:
+    if missing := facts["without a verdict"]:
+        reasons = "; ".join(f"{count:,}: {reason}" for reason, count in facts["because"].items())
+        yield f"{key}: {missing:,} of {facts['judgments']:,} judgments have no verdict ({reasons})"
+    if ratings := facts.get("ratings"):
+        rated = [_rated(one, ratings["baseline"]) for one in ratings["models"]]
+        models = ", ".join([*rated, *(f"{name} withheld" for name in ratings["withheld"])])
+        yield f"{key}: Bradley-Terry ratings, {ratings['baseline']} having 1000: {models}"
+    if orders := facts.get("orders"):
+        yield (
+            f"{key}: of {orders['num_pairs']:,} pairs in both orders the judge agrees with itself "
+            f"on {_share(orders['agreement'])} (kappa {_number(orders['kappa'])}), and prefers the "
+            f"first on {_share(orders['first_favoured'])}, the second on "
+            f"{_share(orders['second_favoured'])}"
+        )
+    if "repeats agree" in facts:
+        yield f"{key}: asked again, the judge says the same on {_share(facts['repeats agree'])}"
+    if people := facts.get("people"):
+        yield from _against_people(key, people)
+
+
+def _against_people(key: str, people: Facts) -> Iterator[str]:
+    rank = people["spearman"]
+    correlation = "" if rank is None else f", rank correlation {_number(rank)}"
+    yield (
+        f"{key}: agrees with {_share(people['share'])} of {people['num_items']:,} labels of "
+        f"people (kappa {_number(people['kappa'])}{correlation})"
+    )
+    if people["num_decided"]:
+        yield (
+            f"{key}: without ties on either side, on {_share(people['share_decided'])} of "
+            f"{people['num_decided']:,}"
+        )
+
+
+def _withheld(scores: Sequence[ScoreRecord]) -> Iterator[str]:
+    """Whose headline scores are missing for want of verdicts."""
+    withheld: dict[str, list[str]] = {}
+    for score in scores:
+        if score.headline and score.value is None and score.num_failed:
+            who = f"{score.model.label()} ({score.num_failed:,} of {score.num_examples:,} failed)"
+            withheld.setdefault(score.task_key, []).append(who)
+    for task, models in withheld.items():
+        yield (
+            f"{task}: withheld is the score of {', '.join(models)}; it is given where at most "
+            f"{100 * MAX_FAILED:g} % failed"
+        )
+
+
+def _spent(facts: Collection[Facts], usage: Facts) -> Iterator[str]:
+    """How often the judge was asked, and what a server counted."""
+    asked = [one["asked"] for one in facts if "asked" in one]
+    if not asked:
+        return
+    if not sum(asked):
+        yield "nothing was asked of the judge: all of its replies are stored"
+        return
+    again = sum(one["asked again for a verdict"] for one in facts if "asked" in one)
+    tokens = dollars = ""
+    if usage.get("num_requests"):
+        tokens = (
+            f"; {usage['prompt_tokens']:,} prompt and {usage['completion_tokens']:,} completion "
+            "tokens"
+        )
+    if usage.get("dollars") is not None:
+        dollars = f", {usage['dollars']:.2f} dollars"
+    yield (
+        f"the judge was asked {sum(asked):,} times; {again:,} replies without a verdict were asked "
+        f"for once more{tokens}{dollars}"
+    )
+
+
+def _rated(one: Facts, baseline: str) -> str:
+    if one["rating"] is None:
+        return f"{one['model']} – (won or lost all)"
+    has_none = one["low"] is None or one["model"] == baseline
+    interval = "" if has_none else f" [{one['low']:.0f}, {one['high']:.0f}]"
+    return f"{one['model']} {one['rating']:.0f}{interval}"
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f} %"
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"

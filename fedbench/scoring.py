@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 from fedbench import __version__
 from fedbench.checkpoints import find_checkpoints
-from fedbench.config import ModelConfig
 from fedbench.errors import CheckpointError, ConfigError
 from fedbench.evaluation.answers import score_answers
 from fedbench.evaluation.asking import Progress
@@ -30,6 +29,7 @@ from fedbench.generation.opening import DEFAULT_ENGINE, Engine, open_backend, se
 from fedbench.generation.store import AnswerStore
 from fedbench.judging.in_scoring import finish_open_ended
 from fedbench.judging.opening import JudgeConfig
+from fedbench.model_config import ModelConfig
 from fedbench.provenance import provenance
 from fedbench.resources import answers_file
 from fedbench.results.claims import claim_scores
@@ -103,7 +103,8 @@ def score(
         device: ``auto``, ``cpu`` or ``cuda``.
         output: results directory; ``scores/<name of the first checkpoint>`` by default.
         allow_inert: accept an adapter that changes nothing.
-        skip_missing: leave tasks out whose data cannot be had, and say so in the record.
+        skip_missing: leave tasks out whose data, tools or packages are missing, and say so in the
+            record.
         thinking: whether a chat template asks for a thought first; None: as it does by itself.
         log_samples: write samples in lm-eval's shape too, with the texts of items and answers.
         judge: of open-ended tasks; None keeps their answers for `fedbench judge`.
@@ -141,7 +142,7 @@ def score(
     }
     run_hash = claim_scores(place, identity)
     started = time.monotonic()
-    items, left_out = items_of(loaded, limit, seed, skip_missing=skip_missing)
+    items, left_out = items_of(loaded, limit, seed, skip_missing=skip_missing, progress=progress)
     scoring = Scoring(
         model,
         engine=engine,

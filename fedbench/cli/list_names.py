@@ -69,7 +69,7 @@ def _tasks() -> list[dict[str, Any]]:
                     "name": own.key,
                     "description": " ".join(task.description.split()),
                     "differs": variant and _differs(task.variants[variant]),
-                    "version": task.version,
+                    "version": own.version,
                     "kind": own.kind,
                     "metrics": list(own.metrics),
                     "source": task.citation,
@@ -88,7 +88,7 @@ def _differs(overrides: Mapping[str, Any]) -> str:
         text = _short(value)
         if value is None:
             said.append(f"no {name}")
-        elif name != "headline":  # which is one of the metrics
+        elif name not in ("headline", "version"):  # one of the metrics, and shown by itself
             said.append(f"{name} ({text})" if text else name)
     return ", ".join(said)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -18,6 +19,10 @@ from fedbench.cli._run_options import (
     worker_gpus_option,
     workers_option,
 )
+from fedbench.cli._suites import audit, print_audit, runs_to_audit, split_suites
+
+if TYPE_CHECKING:
+    from fedbench.results.record import ScoreRecord
 
 
 @click.command("score")
@@ -44,7 +49,11 @@ from fedbench.cli._run_options import (
     metavar="A,B",
     help="Tasks by name, variant (fpb:fingpt) or file, or lm-eval's (mmlu:num_fewshot=5).",
 )
-@click.option("--suite", metavar="A,B", help="Named sets of tasks.")
+@click.option(
+    "--suite",
+    metavar="A,B",
+    help="Named sets of tasks; of a run directory also federation and privacy.",
+)
 @click.option(
     "--base-model", metavar="PATH", help="Base of adapters that do not lead to their own."
 )
@@ -70,7 +79,9 @@ from fedbench.cli._run_options import (
     metavar="FILE.yaml",
     help="A server to ask, of --backend openai; without --ckpt its own model is scored.",
 )
-@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N items.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N items of each task."
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of sampled answers.")
 @click.option(
     "--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True
@@ -102,7 +113,7 @@ from fedbench.cli._run_options import (
 @click.option(
     "--skip-missing",
     is_flag=True,
-    help="Leave tasks out whose data cannot be had, and say so.",
+    help="Leave tasks out whose data, tools or packages are missing, and say so.",
 )
 @click.option("--allow-inert", is_flag=True, help="Accept an adapter that changes nothing.")
 @click.option(
@@ -144,7 +155,7 @@ def command(
     """Score checkpoints on tasks, or answers that exist already.
 
     \b
-    fedbench score --ckpt runs/demo --suite demo --rounds last
+    fedbench score --ckpt runs/demo --suite demo,federation --rounds last
     fedbench score --ckpt my-adapter --base-model org/model --tasks fpb,fiqa_sa
     fedbench score --answers answers.jsonl --tasks fpb
     """  # noqa: D301 - click looks for the character, which a raw string would not hold
@@ -154,12 +165,17 @@ def command(
     from fedbench.schema import override
 
     names = split_names(tasks)
+    suite, audits = split_suites(suite)
     if unsafe_code:
         os.environ["FEDBENCH_UNSAFE_CODE"] = "1"
     line = "fedbench " + " ".join(sys.argv[1:])
+    records: list[ScoreRecord] = []
+    audited: list[tuple[Path, str, list[ScoreRecord]]] = []
     if answers is not None:
         if ckpt:
             raise click.UsageError("give --ckpt or --answers, not both")
+        if audits:
+            raise click.UsageError(f"--suite {','.join(audits)} is of --ckpt, not of --answers")
         records = scoring.score_answer_file(
             answers, names, limit=limit, subset=subset, output=output, command=line
         )
@@ -175,34 +191,67 @@ def command(
         for assignment in engine:
             override(options, assignment, "--engine")
         options |= said(workers=workers, worker_gpus=worker_gpus, ray_address=ray_address)
+        runs = runs_to_audit(audits, ckpt)
         with progress_bars() as progress:
-            records = scoring.score(
-                ckpt,
-                names,
-                suite=suite,
-                base_model=base_model,
-                template=template,
-                rounds=rounds,
-                engine=Engine(backend, options, server),
-                limit=limit,
-                seed=seed,
-                dtype=dtype,
-                device=device,
-                output=output,
-                skip_missing=skip_missing,
-                allow_inert=allow_inert,
-                thinking=None if thinking is None else thinking == "on",
-                log_samples=log_samples,
-                judge=judge_config(judge, base_url=judge_url) if judge else None,
-                progress=progress,
-                command=line,
-            )
+            if names or suite or not audits:
+                records = scoring.score(
+                    ckpt,
+                    names,
+                    suite=suite,
+                    base_model=base_model,
+                    template=template,
+                    rounds=rounds,
+                    engine=Engine(backend, options, server),
+                    limit=limit,
+                    seed=seed,
+                    dtype=dtype,
+                    device=device,
+                    output=output,
+                    skip_missing=skip_missing,
+                    allow_inert=allow_inert,
+                    thinking=None if thinking is None else thinking == "on",
+                    log_samples=log_samples,
+                    judge=judge_config(judge, base_url=judge_url) if judge else None,
+                    progress=progress,
+                    command=line,
+                )
+            for run in runs:
+                place = output / run.name if output else run
+                for name in audits:
+                    audited.append((run, name, audit(run, name, place, progress, line)))
     if as_json:
-        print_json(record.to_json() for record in records)
+        every = [*records, *(record for _, _, own in audited for record in own)]
+        print_json(record.to_json() for record in every)
     else:
-        print_scores(records)
+        if records:
+            print_scores(records)
+        for run, name, own in audited:
+            print_audit(run, name, own)
     if output or records:
-        say(f"records: {output or Path('scores') / records[0].run}")
+        place = output or Path("scores") / records[0].run
+        _tell_the_rest(place, records)
+        say(f"records: {place}")
+
+
+def _tell_the_rest(place: Path, records: Sequence[ScoreRecord]) -> None:
+    """What the table does not show: what was left out, what waits for a judge, where programs ran.
+
+    The reasons have been told when it began, and are in the record.
+    """
+    from fedbench.results.record import read_run
+
+    run = read_run(place)
+    facts = run.facts if run else {}
+    if left_out := facts.get("left_out"):
+        say(f"left out, {len(left_out)}: {', '.join(left_out)}; why: left_out in {place}/run.json")
+    if waiting := facts.get("needs a judge"):
+        say(f"answered but not judged, {len(waiting)}: {', '.join(waiting)} (docs/judge.md)")
+    if cut := facts.get("prompts_cut"):
+        say(f"{cut:,} prompts are longer than the model's context and lost their beginning")
+    boxes = {record.backend.partition("sandbox=")[2] for record in records if record.backend}
+    for box in sorted(boxes - {""}):
+        said_of = "with your own rights, not isolated" if box == "process" else f"isolated by {box}"
+        say(f"programs ran {said_of} (docs/sandbox.md)")
 
 
 def split_names(tasks: tuple[str, ...]) -> list[str]:

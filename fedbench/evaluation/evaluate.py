@@ -27,6 +27,7 @@ from fedbench.evaluation.task import CHOSEN, REJECTED, TIED, Item, Task
 from fedbench.evaluation.thinking import without_thoughts
 from fedbench.generation.backend import Answer, Backend, Checkpoint
 from fedbench.generation.store import AnswerStore
+from fedbench.metrics.packages import needs_packages
 from fedbench.results.lm_eval_samples import TaskSamples
 from fedbench.results.record import Status
 from fedbench.results.samples import Answers, SampleTable
@@ -89,9 +90,12 @@ def evaluate(
         CheckpointError: an adapter changes nothing, or does not fit the base.
         ConfigError: the checkpoints were trained with different templates and none is given, or
             answers are programs and nothing isolates them.
+        MissingExtraError: a metric needs a package that is not installed.
     """
-    # Before anything is asked: answers that nobody may run would be generated in vain.
+    # Before anything is asked: answers that nobody can run or score would be generated in vain.
     needs_sandbox([task.check for task, _ in tasks])
+    for task, _ in tasks:
+        needs_packages(task.metrics)
     result = Evaluation(checkpoints=list(checkpoints))
     own = _trained_template(checkpoints) if template is None else template
     parts = [

@@ -33,8 +33,8 @@ def multipl_e(completion: str, beginning: str, names: Sequence[str]) -> str | No
 
 
 def _declared(beginning: str) -> list[str]:
-    """The name of the function that the beginning ends in."""
-    found = _DECLARED.findall(beginning)
+    """The name of the function that the beginning ends in; words in its comments are none."""
+    found = _DECLARED.findall(_without_comments(beginning))
     return [next(filter(None, found[-1]))] if found else []
 
 
@@ -72,8 +72,12 @@ def _closed(beginning: str, text: str) -> str:
 
 def _depth(text: str) -> int:
     """Braces that are open at the end; those in comments, which are prose, are not counted."""
-    code = re.sub(r"/\*.*?\*/|//[^\n]*", "", text, flags=re.S)
+    code = _without_comments(text)
     return code.count("{") - code.count("}")
+
+
+def _without_comments(text: str) -> str:
+    return re.sub(r"/\*.*?\*/|//[^\n]*", "", text, flags=re.S)
 
 
 RULES = (braces, multipl_e)

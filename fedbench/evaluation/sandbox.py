@@ -29,8 +29,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
-import sysconfig
 import tempfile
 import threading
 import time
@@ -38,11 +36,19 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, astuple, dataclass, replace
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 from fedbench.errors import ConfigError
 from fedbench.evaluation.languages import run_native
+from fedbench.evaluation.sandbox_commands import (
+    CONTAINERS,
+    DISK_BYTES,
+    command,
+    of_client,
+    site_packages,
+    tool,
+    what_a_client_says,
+)
 
 VERSION = 1
 """Raised whenever a verdict could change."""
@@ -56,7 +62,6 @@ FACTOR = 4.0
 numbers are EvalPlus', Liu et al. 2023, https://arxiv.org/abs/2305.01210)."""
 Kind = Literal["namespaces", "bwrap", "docker", "podman", "process"]
 Outcome = Literal["passed", "wrong", "error", "timeout", "failed"]
-_CONTAINERS = ("docker", "podman")
 _ENVIRONMENT = {
     "PATH": "/usr/local/bin:/usr/bin:/bin",
     "HOME": "/tmp",
@@ -64,10 +69,7 @@ _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
 }
-_BOOT = "import sys; sys.path.insert(0, sys.argv[1]); import checking; checking.start(sys.argv[2:])"
-_SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc/ld.so.cache")
 _START_SECONDS = 60.0
-_SCRIPTS = Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ class Limits:
     processes: int = 32
     file_bytes: int = 16 * 2**20
     open_files: int = 64
-    disk_bytes: int = 64 * 2**20
+    disk_bytes: int = DISK_BYTES
     """Of /tmp, which is memory."""
 
 
@@ -213,8 +215,8 @@ class Sandbox:
         `places` are directories that it may read beside the system's and Python's.
         """
         # The tests need no container: it is the data set's code that runs with them, not a model's.
-        kind = "process" if role == "checker" and self.kind in _CONTAINERS else self.kind
-        mode = kind if kind in ("namespaces", "process") else "inner"
+        kind = "process" if role == "checker" and self.kind in CONTAINERS else self.kind
+        mode = {"bwrap": "inner", "docker": "container", "podman": "container"}.get(kind, kind)
         name = f"fedbench-{secrets.token_hex(8)}"
         work = "/"
         if kind == "process":
@@ -224,15 +226,15 @@ class Sandbox:
             os.chmod(work, 0o777)  # root's program runs as another user
         process = subprocess.Popen(
             [
-                *_command(kind, name, self.image, places),
+                *command(kind, name, self.image, limits.processes, places),
                 *(role, mode, json.dumps(asdict(limits)), str(channel.fileno())),
-                *([] if kind in _CONTAINERS else [*_site_packages(), *places]),
+                *([] if kind in CONTAINERS else [*site_packages(), *places]),
             ],
             stdin=subprocess.PIPE if role == "checker" else channel.fileno(),
             stdout=subprocess.PIPE if role == "checker" else channel.fileno(),
             stderr=subprocess.DEVNULL,
             pass_fds=[channel.fileno()] if role == "checker" else [],
-            env=_ENVIRONMENT | _of_containers(kind),
+            env=_ENVIRONMENT | of_client(kind),
             cwd=work,
             start_new_session=True,
         )
@@ -324,48 +326,19 @@ def _shared(kind: Kind, image: str) -> Sandbox:
 @lru_cache(maxsize=8)
 def _trouble(kind: Kind, image: str) -> str | None:
     """Why a kind does not work here; None where it does, which a small program has shown."""
-    if kind in ("bwrap", *_CONTAINERS) and shutil.which(kind) is None:
+    if kind in ("bwrap", *CONTAINERS) and shutil.which(kind) is None:
         return "is not installed"
     probe = Check("assert answer() == 42", ("answer",))
     verdict = Sandbox(kind, image=image, min_seconds=30.0).check("def answer(): return 42", probe)
-    return None if verdict.passed else verdict.reason
-
-
-def _command(kind: str, name: str, image: str, places: Sequence[str] = ()) -> list[str]:
-    """The command up to the arguments of `checking.start`."""
-    python = [sys.executable, "-I", "-S", "-c", _BOOT, str(_SCRIPTS)]
-    if kind == "bwrap":
-        directories = (*_SYSTEM, sys.prefix, sys.base_prefix, str(_SCRIPTS / "checking"))
-        shown = dict.fromkeys([*directories, *_site_packages(), *places])
-        binds = [part for place in shown for part in ("--ro-bind-try", place, place)]
-        made = ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--chdir", "/tmp"]
-        return ["bwrap", "--unshare-all", "--die-with-parent", *made, *binds, *python]
-    if kind in _CONTAINERS:
-        closed = ["--network=none", "--read-only", "--cap-drop=ALL", "--user=65534:65534"]
-        limited = ["--security-opt=no-new-privileges", "--pids-limit=64", "--memory=4g"]
-        seen = ["--tmpfs=/tmp:size=64m", "--workdir=/tmp", "-v", f"{_SCRIPTS / 'checking'}"]
-        seen[-1] += ":/fedbench/checking:ro"
-        container = [kind, "run", "--rm", "-i", f"--name={name}", *closed, *limited, *seen, image]
-        return [*container, "python3", "-I", "-S", "-c", _BOOT, "/fedbench"]
-    return python
-
-
-def _site_packages() -> list[str]:
-    """Where a program finds numpy; its interpreter does not look by itself."""
-    return sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
-
-
-def _of_containers(kind: str) -> dict[str, str]:
-    """What the container's own client needs; none of it is handed on to the program."""
-    names = ("DOCKER_HOST", "DOCKER_CONFIG", "HOME", "XDG_RUNTIME_DIR", "PATH")
-    found = {name: os.environ[name] for name in names if name in os.environ}
-    return found if kind in _CONTAINERS else {}
+    if verdict.passed:
+        return None
+    return (what_a_client_says(kind, image) if kind in CONTAINERS else "") or verdict.reason
 
 
 def _stop(process: subprocess.Popen[bytes], kind: str, name: str) -> None:
     """End a process with everything that it has started."""
-    if kind in _CONTAINERS and process.poll() is None:
-        subprocess.run([kind, "kill", name], capture_output=True, check=False)
+    if kind in CONTAINERS and process.poll() is None:
+        subprocess.run([tool(kind), "kill", name], capture_output=True, check=False)
     if kind == "process":
         process.terminate()  # it ends its children itself, in whatever session they are
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -83,6 +83,27 @@ def test_a_run_that_audits_itself_prints_what_the_commands_print(
         assert json.loads((run.directory / name / "run.json").read_bytes())["run"] == "small"
 
 
+def test_scoring_takes_suites_of_a_run_beside_those_of_tasks(
+    cli: Cli, audited: tuple[ProjectRun, Rows]
+) -> None:
+    run, _ = audited
+    alone = again(cli, run, "federation")
+    kept = (run.directory / "federation/scores.jsonl").read_bytes()
+    before = answers(run.answers)
+    where = {"cwd": run.project.directory, "env": {"FEDBENCH_ANSWERS": str(run.answers)}}
+    score = ("score", "--ckpt", run.directory, "--output", run.project.file("scores/both"))
+    result = cli(*score, "--suite", "federation", "--json", **where)
+    assert result.code == 0, result.stderr
+    assert answers(run.answers) == before
+    assert [row["value"] for row in result.rows] == [row["value"] for row in alone]
+    assert (run.project.file("scores/both/small/federation/scores.jsonl")).is_file()
+    assert (run.directory / "federation/scores.jsonl").read_bytes() == kept
+    base = run.project.run["model"]["name"]
+    refused = cli("score", "--ckpt", base, "--suite", "demo,privacy", **where)
+    assert refused.code == 2
+    assert f"--suite privacy: {base} is no trained run" in refused.stderr
+
+
 def test_every_model_is_scored_on_the_rows_of_its_clients(
     cli: Cli, audited: tuple[ProjectRun, Rows]
 ) -> None:

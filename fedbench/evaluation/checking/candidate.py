@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 
 def main(mode: str) -> None:
-    """Serve one program over the socket that is file 0, until the other side has had enough."""
-    channel = Channel(os.dup(0))
+    """Serve one program over files 0 and 1, until the other side has had enough."""
+    channel = Channel(os.dup(0), os.dup(1))
     _silence()
     sys.set_int_max_str_digits(0)
     channel.send({"hello": mode})

@@ -3,7 +3,8 @@
 Mode `namespaces` gives it a process table, a network without devices, and a file system of its own:
 read-only system and Python directories, an empty /tmp in memory, and nothing else, home
 directories least of all. Mode `process` has only what every user may do to himself: limits and,
-for root, another user. Mode `inner` is for a process that a container has shut in already.
+for root, another user. Modes `inner` and `container` are for a process that bubblewrap, or a
+container, has shut in already.
 
 In each, an outer process waits for the one that runs the program, and ends every process that it
 leaves behind.
@@ -18,6 +19,7 @@ import signal
 import sys
 import time
 
+from .seccomp import refuse_calls
 from .wire import Channel, Closed
 
 TYPE_CHECKING = False  # typing takes longer to import than most programs run
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 NOBODY = 65534
+_FIRST_USER = 2_000_000_000  # far above those that anything else uses
 _NEW = {"NEWNS": 0x20000, "NEWUTS": 0x4000000, "NEWIPC": 0x8000000, "NEWPID": 0x20000000,
         "NEWNET": 0x40000000}  # fmt: skip
 _NEWUSER = 0x10000000
@@ -45,7 +48,7 @@ def run(main: Callable[[], None], mode: str, limits: dict[str, int], site: list[
 
     Args:
         main: serves the program or the tests.
-        mode: ``namespaces``, ``process`` or ``inner``.
+        mode: ``namespaces``, ``process``, ``inner`` or ``container``.
         limits: of the child, by the names of `sandbox.Limits`.
         site: directories in which a program finds packages such as numpy.
     """
@@ -56,6 +59,8 @@ def run(main: Callable[[], None], mode: str, limits: dict[str, int], site: list[
         _refuse(error)
         os._exit(3)
     _prctl(_PDEATHSIG, signal.SIGKILL)
+    if mode in ("inner", "container"):
+        _prctl(_SET_DUMPABLE, 0)  # of the same user as the program, which may not look into it
     child = os.fork()
     if child == 0 and mode == "namespaces":
         # The first process of a process table: with it, all others in there are killed.
@@ -116,16 +121,19 @@ def _confine(mode: str, limits: dict[str, int]) -> None:
     """The last step, in the process that will run the program: no rights, few resources."""
     os.setsid()
     os.umask(0o077)
-    _limit(limits)
-    if mode != "inner" and _may_change_user():
+    # A container counts processes itself; the kernel would add up those of all containers.
+    _limit(limits | ({"processes": 2**22} if mode == "container" else {}))
+    user = _other_user()
+    if user is not None:
         # Where only root may read Python, what it needs of root is kept: its files. Processes are
         # still counted as another user's, because root's are not limited.
-        user = NOBODY if _all_may_read(os.__file__) else 0
+        effective = user if _all_may_read(os.__file__) else 0
         os.setgroups([])
-        os.setresgid(NOBODY, user, user)
-        os.setresuid(NOBODY, user, user)
+        os.setresgid(NOBODY, effective and NOBODY, effective and NOBODY)
+        os.setresuid(user, effective, effective)
     _drop_capabilities()
     _prctl(_NO_NEW_PRIVS, 1)
+    refuse_calls()
     _prctl(_PDEATHSIG, signal.SIGKILL)
 
 
@@ -160,21 +168,23 @@ def _unshare() -> None:
 
 
 def _change_root(sources: list[str], limits: dict[str, int]) -> None:
-    """A root with the given directories read-only, a few devices, and an empty /tmp."""
+    """A root with the given directories read-only, a few devices, and a /tmp with nothing else."""
     _mount("none", "/", None, _MS_REC | _MS_PRIVATE)
     root = _mount_point(sources)
     _mount("tmpfs", root, "tmpfs", _MS_NOSUID | _MS_NODEV, "size=1m,mode=755")
+    for name in ("proc", "tmp", "old"):
+        os.makedirs(f"{root}/{name}", exist_ok=True)
+    # Before what is shown: that may lie in /tmp itself.
+    options = f"size={limits['disk_bytes']},mode=1777"
+    _mount("tmpfs", f"{root}/tmp", "tmpfs", _MS_NOSUID | _MS_NODEV, options)
     for source in _outermost(sources):
         _show(source, f"{root}{source}")
     for device in _DEVICES:
         _show_file(f"/dev/{device}", f"{root}/dev/{device}")
-    for name in ("proc", "tmp", "old"):
-        os.makedirs(f"{root}/{name}", exist_ok=True)
-    # A container may forbid it; Python does without.
-    harmless = _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
+    # A container may forbid it; Python does without. What is in /proc/sys is the machine's, and its
+    # owner may write there without any capability.
+    harmless = _MS_NOSUID | _MS_NODEV | _MS_NOEXEC | _MS_RDONLY
     _libc.mount(b"proc", f"{root}/proc".encode(), b"proc", harmless, None)
-    options = f"size={limits['disk_bytes']},mode=1777"
-    _mount("tmpfs", f"{root}/tmp", "tmpfs", _MS_NOSUID | _MS_NODEV, options)
     os.chdir(root)
     _checked(_libc.syscall(_syscall("pivot_root"), b".", b"old"), "pivot_root")
     os.chdir("/")
@@ -238,18 +248,21 @@ def _all_may_read(file: str) -> bool:
     return True
 
 
-def _may_change_user() -> bool:
-    """Whether this is root, and of more users than itself."""
+def _other_user() -> int | None:
+    """A user of its own for each program, as a user's processes are counted over all programs.
+
+    Returns:
+        None where this is not root, or root of a namespace that has no other users.
+    """
     if os.geteuid() != 0:
-        return False
+        return None
     try:
-        ranges = _read("/proc/self/uid_map").splitlines()
+        ranges = [map(int, line.split()) for line in _read("/proc/self/uid_map").splitlines()]
     except OSError:  # no /proc: not known
-        return False
-    return any(
-        int(first) <= NOBODY < int(first) + int(length)
-        for first, _, length in map(str.split, ranges)
-    )
+        return None
+    own = _FIRST_USER + int.from_bytes(os.urandom(3), "big")
+    ends = [(first, first + length) for first, _, length in ranges]
+    return next((user for user in (own, NOBODY) if any(a <= user < b for a, b in ends)), None)
 
 
 def _drop_capabilities() -> None:
@@ -264,7 +277,7 @@ def _close_files() -> None:
 def _refuse(error: OSError) -> None:
     """Tell whoever waits for the program's first word that there will be none."""
     try:
-        Channel(0).send({"failed": str(error)})
+        Channel(0, 1).send({"failed": str(error)})
     except (OSError, Closed):
         return
 

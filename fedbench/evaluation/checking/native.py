@@ -23,8 +23,8 @@ _SET_DUMPABLE = 4
 
 
 def main(mode: str) -> None:
-    """Build and run one program; what became of it is told over the socket that is file 0."""
-    channel = Channel(os.dup(0))
+    """Build and run one program; what became of it is told over files 0 and 1."""
+    channel = Channel(os.dup(0), os.dup(1))
     null = os.open(os.devnull, os.O_RDWR)
     for file in (0, 1, 2):
         os.dup2(null, file)

@@ -39,10 +39,11 @@ class Closed(WireError):
 
 
 class Channel:
-    """Messages over a file that is a socket, each with its length in front."""
+    """Messages over a file that is a socket, or over two that are pipes; each with its length."""
 
-    def __init__(self, file: int) -> None:
+    def __init__(self, file: int, out: int | None = None) -> None:
         self.file = file
+        self.out = file if out is None else out
 
     def send(self, message: dict[str, Any]) -> None:
         """Send one message.
@@ -57,7 +58,7 @@ class Channel:
         try:
             rest = memoryview(len(data).to_bytes(4, "big") + data)
             while rest:
-                rest = rest[os.write(self.file, rest) :]
+                rest = rest[os.write(self.out, rest) :]
         except OSError as error:
             raise Closed("nobody listens") from error
 

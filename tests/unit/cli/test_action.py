@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,9 @@ from typing import Any
 
 import pytest
 import yaml
+
+from fedbench.results.check import check
+from fedbench.results.reports import markdown
 
 ROOT = Path(__file__).parents[3]
 ACTION = ROOT / "action.yml"
@@ -80,6 +84,48 @@ def test_the_action_ends_as_the_check_does(
     found = run(tmp_path, candidate, baseline, **inputs)
     assert found[:2] == (code, verdict)
     assert ("fedbench check:" in found[2]) == (verdict != "error")
+
+
+GH = """#!/bin/sh
+printf '%s\\n' "$*" >> "$LOG"
+case "$*" in *--paginate*) echo "$HELD" ;; esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("held", "sent"),
+    [
+        ("", "pr comment 7 --repo o/r --body-file {summary}"),
+        ("31", "api --silent -X PATCH repos/o/r/issues/comments/31 -F body=@{summary}"),
+    ],
+    ids=["first", "again"],
+)
+def test_the_summary_is_one_comment_that_later_runs_replace(
+    tmp_path: Path, held: str, sent: str
+) -> None:
+    (tmp_path / "gh").write_text(GH)
+    (tmp_path / "gh").chmod(0o755)
+    log, summary = tmp_path / "log", tmp_path / "summary.md"
+    baseline, candidate = samples(tmp_path / "a", 300), samples(tmp_path / "b", 298)
+    summary.write_text(markdown(check(candidate, baseline), "b", "a"), encoding="utf-8")
+    (step,) = (step for step in action()["runs"]["steps"] if step.get("name") == "Comment")
+    environment = os.environ | {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "GITHUB_REPOSITORY": "o/r",
+        "NUMBER": "7",
+        "SUMMARY": str(summary),
+        "HELD": held,
+        "LOG": str(log),
+    }
+    command = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step["run"]]
+    subprocess.run(command, env=environment, check=True)
+    asked, did = log.read_text().splitlines()
+    assert asked.startswith("api --paginate repos/o/r/issues/7/comments --jq")
+    assert did == sent.format(summary=summary)
+    # The comments that are replaced are those that begin as every summary does.
+    begins = re.search(r'test\("(.+)"\)', step["run"])
+    assert begins is not None
+    assert re.match(begins[1], summary.read_text(encoding="utf-8"))
 
 
 def test_no_input_is_part_of_a_script() -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 
 import pytest
 
 from fedbench.errors import ConfigError, DataError
+from fedbench.evaluation import available
 from fedbench.evaluation.available import items_of
 from fedbench.evaluation.catalogue import load_task, load_tasks
+from fedbench.evaluation.code_checks import CheckConfig
 from fedbench.evaluation.task import Task
 
 TASK = """
@@ -43,6 +46,26 @@ def test_a_task_without_data_stops_all_unless_it_may_be_missing(
     assert list(left_out) == ["away"]
     assert "there is no such file" in left_out["away"]
     assert "away is left out" in caplog.text
+
+
+def test_a_task_without_its_tools_or_packages_may_be_missing_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = {"metrics": ("math_equivalence",), "labels": ()}
+    formulas = task(tmp_path, "formulas", 2).model_copy(update=own)
+    programs = load_task("humaneval_x:go")
+    here = task(tmp_path, "here", 3)
+
+    def nothing_for_go(checks: list[CheckConfig | None]) -> None:
+        if any(check is not None and check.by == "go" for check in checks):
+            raise ConfigError("toolchain missing: programs in go need go")
+
+    monkeypatch.setattr(available, "needs_sandbox", nothing_for_go)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    found, left_out = available.items_of([formulas, programs, here], 2, 0, skip_missing=True)
+    assert [one.name for one, _ in found] == ["here"]
+    assert "the metric math_equivalence needs packages" in left_out["formulas"]
+    assert left_out["humaneval_x:go"].startswith("toolchain missing")
 
 
 def test_nothing_at_all_is_an_error_even_where_tasks_may_be_missing(tmp_path: Path) -> None:

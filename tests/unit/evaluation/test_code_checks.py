@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fedbench.errors import ConfigError, DataError
-from fedbench.evaluation import code_checks, sandbox
+from fedbench.evaluation import code_checks, sandbox, sandbox_commands
 from fedbench.evaluation.answers import score_answers
 from fedbench.evaluation.catalogue import load_task
 from fedbench.evaluation.evaluate import evaluate
@@ -88,7 +88,7 @@ def test_no_code_is_unparsed_and_a_broken_sandbox_has_failed(
     given = ("one", "I cannot."), ("two", RIGHT.format("two", 2))
     assert answered(tmp_path, task, *given).answers[0].status == ["unparsed", "parsed"]
     monkeypatch.setattr(code_checks, "open_sandbox", lambda: sandbox.Sandbox("namespaces"))
-    monkeypatch.setattr(sandbox, "_BOOT", "raise SystemExit")
+    monkeypatch.setattr(sandbox_commands, "_BOOT", "raise SystemExit")
     own = answered(tmp_path, task, *given).answers[0]
     assert own.status == ["unparsed", "failed"]
     assert own.errors[1].startswith("sandbox: the sandbox did not start")

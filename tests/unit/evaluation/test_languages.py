@@ -62,6 +62,25 @@ def test_a_completion_becomes_a_program(
     assert braces(completion, beginning, ()) == program
 
 
+DESCRIBED = """class Solution {
+    /**
+    Twice the groups that are balanced (each open brace is closed).
+     */
+    public int twice(int x) {
+"""
+
+
+@pytest.mark.parametrize(
+    "whole",
+    [
+        "class Solution {\n    public int twice(int x) { return 2 * x; }\n}\n",
+        "class Solution {\n    public int twice(int x)\n    {\n        return 2 * x;\n    }\n}\n",
+    ],
+)
+def test_a_whole_function_is_known_by_its_name_and_not_by_its_description(whole: str) -> None:
+    assert braces(f"```java\n{whole}```", DESCRIBED, ()) == f"{whole}\n"
+
+
 def test_a_call_is_no_definition() -> None:
     assert braces("  return twice(x - 1) + 2\n}", JS, ()) == f"{JS}  return twice(x - 1) + 2\n}}\n"
 

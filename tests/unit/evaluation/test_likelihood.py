@@ -71,8 +71,8 @@ def base(directory: Path, weights: str) -> Checkpoint:
 
 
 def backend(directory: Path, max_length: int | None = None) -> Any:
-    from fedbench.config import ModelConfig
     from fedbench.generation.transformers import TransformersBackend
+    from fedbench.model_config import ModelConfig
 
     made = TransformersBackend(str(directory), ModelConfig(name=str(directory), device="cpu"))
     if max_length is not None:

@@ -13,12 +13,12 @@ import yaml
 from click.testing import CliRunner
 
 from fedbench.cli import app
-from fedbench.config import ModelConfig
 from fedbench.data.example import Example
 from fedbench.data.preference_tokens import tokenize_pairs
 from fedbench.data.templates import Turn, get_template
 from fedbench.data.tokenize import Pair
 from fedbench.model import load_base
+from fedbench.model_config import ModelConfig
 from fedbench.results.check import check
 from fedbench.results.comparison import compare
 from fedbench.results.record import ScoreRecord, read_scores

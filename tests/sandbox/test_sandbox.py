@@ -5,22 +5,28 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 import socket
 import subprocess
 import sys
 import time
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedbench.errors import ConfigError
-from fedbench.evaluation import sandbox
+from fedbench.evaluation import sandbox, sandbox_commands
 from fedbench.evaluation.checking.wire import MAX_DEPTH, WireError, decode, encode
 from fedbench.evaluation.sandbox import Check, Sandbox, open_sandbox
 
-KINDS = ("namespaces", "process")
+SHUT = ("namespaces", "bwrap", "docker", "podman")
+"""Kinds that keep a program from everything, and not only from its verdict."""
+KINDS = (*SHUT, "process")
+IMAGE = os.environ.get("FEDBENCH_SANDBOX_IMAGE", sandbox.DEFAULT_IMAGE)
 FIVE = Check("assert answer(2) == 5\nassert answer(3) == 10\n", ("answer",))
 HONEST = "def answer(x):\n    return x * x + 1\n"
 
@@ -140,23 +146,30 @@ def answer(x):
 }
 
 
-def available(kind: str) -> bool:
-    return sandbox._trouble(kind, sandbox.DEFAULT_IMAGE) is None  # type: ignore[arg-type]
+@cache
+def trouble(kind: Any) -> str | None:
+    """Why a kind does not work here; nobody fetches an image for a test."""
+    if kind in ("docker", "podman") and shutil.which(kind):
+        missing = sandbox_commands.what_a_client_says(kind, IMAGE)
+        if missing:
+            return missing
+    return sandbox._trouble(kind, IMAGE)
+
+
+def opened(kind: Any) -> Sandbox:
+    if (why := trouble(kind)) is not None:
+        pytest.skip(f"{kind}: {why}")
+    return Sandbox(kind, image=IMAGE)
 
 
 @pytest.fixture(params=KINDS)
 def box(request: pytest.FixtureRequest) -> Sandbox:
-    if not available(request.param):
-        pytest.skip(f"{request.param}: {sandbox._trouble(request.param, sandbox.DEFAULT_IMAGE)}")
-    return Sandbox(request.param)
+    return opened(request.param)
 
 
-@pytest.fixture
-def shut() -> Sandbox:
-    """The kind that keeps a program from everything, and not only from its verdict."""
-    if not available("namespaces"):
-        pytest.skip("namespaces are not allowed here")
-    return Sandbox("namespaces")
+@pytest.fixture(params=SHUT)
+def shut(request: pytest.FixtureRequest) -> Sandbox:
+    return opened(request.param)
 
 
 def test_a_right_program_passes(box: Sandbox) -> None:
@@ -177,7 +190,7 @@ def test_no_trick_passes(box: Sandbox, program: str) -> None:
 
 @pytest.mark.parametrize("program", STUBBORN.values(), ids=STUBBORN)
 def test_what_does_not_end_is_ended(program: str) -> None:
-    kind = next(kind for kind in KINDS if available(kind))
+    kind = next(kind for kind in KINDS if trouble(kind) is None)
     started = time.monotonic()
     assert Sandbox(kind, min_seconds=0.5).check(program, FIVE).outcome == "timeout"
     assert time.monotonic() - started < 10
@@ -266,6 +279,7 @@ def tried(secret, target, python):
     for path, mode in (
         (secret, "r"), (target, "w"), ("/usr/bin/x", "w"), (python, "a"), ("/x", "w"),
         ("/etc/passwd", "r"), ("/proc/1/mem", "r"), ("/dev/sda", "r"),
+        ("/dev/x", "w"), ("/proc/sys/kernel/core_pattern", "a"), ("/proc/sysrq-trigger", "a"),
     ):
         try:
             open(path, mode).close()
@@ -274,8 +288,9 @@ def tried(secret, target, python):
     open("/tmp/own", "w").close()
     return done
 """
+    own = ["/etc/passwd"] if shut.kind in ("docker", "podman") else []  # the image has users
     paths = f"{str(secret)!r}, {str(target)!r}, {os.__file__!r}"
-    verdict = shut.check(program, Check(f"assert tried({paths}) == []", ("tried",)))
+    verdict = shut.check(program, Check(f"assert tried({paths}) == {own!r}", ("tried",)))
     assert (verdict.outcome, verdict.reason) == ("passed", "")
     assert not target.exists()
 
@@ -288,11 +303,13 @@ def tried():
     libc = ctypes.CDLL(None, use_errno=True)
     rights = libc.ptrace(16, 1, 0, 0), libc.mount(b"none", b"/tmp", b"tmpfs", 0, None)
     rights += libc.unshare(0x20000), libc.sethostname(b"x", 1)
+    rights += (libc.unshare(0x10000000),)  # a user namespace would give rights within it
     try: os.kill(1, signal.SIGKILL)
     except PermissionError: pass
     return seen, [right for right in rights if right == 0]
 """
-    check = Check("seen, rights = tried()\nassert seen == [1, 2] and rights == []", ("tried",))
+    alone = "assert seen[0] == 1 and len(seen) == 2"  # the one that waits for it, and itself
+    check = Check(f"seen, rights = tried()\n{alone}\nassert rights == []", ("tried",))
     verdict = shut.check(program, check)
     assert (verdict.outcome, verdict.reason) == ("passed", "")
 
@@ -356,6 +373,24 @@ def answer(x):
     assert running(mark) == []
 
 
+def test_programs_that_run_at_once_do_not_share_a_limit_of_processes(shut: Sandbox) -> None:
+    """Two with 20 processes each, of at most 32: a user's are counted over the whole machine."""
+    program = """
+import os, time
+def answer(x):
+    for _ in range(20):
+        if os.fork() == 0:
+            time.sleep(3)
+            os._exit(0)
+    time.sleep(1.5)
+    return x * x + 1
+"""
+    check = Check("assert answer(2) == 5", ("answer",))
+    shut.workers = 2
+    verdicts = shut.check_all([(program, check), (f"{program}\n", check)])
+    assert [(verdict.outcome, verdict.reason) for verdict in verdicts] == [("passed", "")] * 2
+
+
 def test_the_limit_is_measured_by_the_reference_solution(box: Sandbox) -> None:
     box.min_seconds, box.factor = 0.5, 3.0
     slow = "import time\ndef answer(x):\n    time.sleep({})\n    return x * x + 1\n"
@@ -366,7 +401,7 @@ def test_the_limit_is_measured_by_the_reference_solution(box: Sandbox) -> None:
 
 
 def test_a_sandbox_that_does_not_start_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox, "_BOOT", "raise SystemExit")
+    monkeypatch.setattr(sandbox_commands, "_BOOT", "raise SystemExit")
     assert Sandbox("namespaces").check(HONEST, FIVE).outcome == "failed"
 
 
@@ -395,10 +430,10 @@ def test_equal_programs_run_once_and_verdicts_keep_their_order(
 def test_nothing_runs_without_isolation_unless_it_is_allowed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def trouble(kind: str, image: str) -> str | None:
+    def only_process(kind: str, image: str) -> str | None:
         return None if kind == "process" else "not permitted"
 
-    monkeypatch.setattr(sandbox, "_trouble", trouble)
+    monkeypatch.setattr(sandbox, "_trouble", only_process)
     with pytest.raises(ConfigError, match=r"namespaces: not permitted.*FEDBENCH_UNSAFE_CODE=1"):
         open_sandbox({})
     with pytest.raises(ConfigError, match="nothing isolates"):
@@ -419,10 +454,28 @@ def test_isolation_is_preferred_even_where_it_is_not_asked_for(
 
 @pytest.mark.parametrize("kind", ["docker", "podman"])
 def test_a_container_has_no_network_no_rights_and_nothing_to_write_on(kind: str) -> None:
-    command = sandbox._command(kind, "name", "own:1")
-    assert command[:2] == [kind, "run"]
+    command = sandbox_commands.command(kind, "name", "own:1", 32)
+    assert (Path(command[0]).name, command[1]) == (kind, "run")
     assert {"--network=none", "--read-only", "--cap-drop=ALL", "--rm"} <= set(command)
+    assert "--pids-limit=33" in command  # the one that waits is one more
     assert command[command.index("own:1") + 1] == "python3"
+
+
+@pytest.mark.parametrize("kind", ["namespaces", "bwrap"])
+def test_packages_of_an_environment_in_tmp_are_found(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "installed").mkdir()
+    tmp_path.chmod(0o755)
+    (tmp_path / "installed/helper.py").write_text("value = 5\n")
+    places = [str(tmp_path / "installed")]
+    monkeypatch.setattr(sandbox, "site_packages", lambda: places)
+    monkeypatch.setattr(sandbox_commands, "site_packages", lambda: places)
+    box = opened(kind)
+    check = Check("assert answer() == (5, ['installed'])", ("answer",))
+    program = f"import helper, os\ndef answer(): return helper.value, os.listdir({str(tmp_path)!r})"
+    verdict = box.check(program, check)
+    assert (verdict.outcome, verdict.reason) == ("passed", "")
 
 
 def test_the_processes_import_nothing_of_fedbench() -> None:
@@ -430,7 +483,7 @@ def test_the_processes_import_nothing_of_fedbench() -> None:
 import sys
 def loaded(): return [name for name in sys.modules if "fedbench" in name or name == "torch"]
 """
-    kind = next(kind for kind in KINDS if available(kind))
+    kind = next(kind for kind in KINDS if trouble(kind) is None)
     assert Sandbox(kind).check(program, Check("assert loaded() == []", ("loaded",))).passed
 
 
@@ -480,5 +533,7 @@ def test_a_value_nested_too_deeply_is_refused() -> None:
 
 
 def test_python_is_the_one_that_fedbench_runs_on(box: Sandbox) -> None:
+    if box.kind in sandbox_commands.CONTAINERS:
+        pytest.skip("an image has a Python of its own")
     check = Check(f"assert version() == {list(sys.version_info[:3])!r}", ("version",))
     assert box.check("import sys\ndef version(): return list(sys.version_info[:3])", check).passed

@@ -21,7 +21,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
-from fedbench.config import Pretrain, RunConfig
+from fedbench.config import RunConfig
+from fedbench.model_config import Pretrain
 from fedbench.pretrain import make_llama, make_tokenizer
 from fedbench.privacy_audit import audit_privacy
 from fedbench.results.record import read_run

@@ -157,7 +157,7 @@ def make_models(place: Path) -> list[Path]:
     import torch
     import transformers
 
-    from fedbench.config import Pretrain
+    from fedbench.model_config import Pretrain
     from fedbench.pretrain import make_tokenizer
 
     texts = [item["context"] for item in contexts(None)]
@@ -206,11 +206,11 @@ def contexts(limit: int | None) -> list[dict[str, Any]]:
 
 def plan_batches(place: Path, items: int, file: Path) -> None:
     """Write the batches that the backend makes, as token ids, and the rows for lm-eval."""
-    from fedbench.config import ModelConfig
     from fedbench.evaluation.catalogue import load_tasks
     from fedbench.evaluation.task import load_items
     from fedbench.generation.opening import CPU_TOKENS
     from fedbench.generation.transformers import TransformersBackend
+    from fedbench.model_config import ModelConfig
 
     [task] = load_tasks([f"lm_eval/{TASK}"])
     config = ModelConfig(name=str(place / "base"), device="cpu")
@@ -340,10 +340,10 @@ def report_generation(place: Path, options: argparse.Namespace) -> None:
     """Tokens per second of batches against one prompt at a time."""
     import torch
 
-    from fedbench.config import ModelConfig
     from fedbench.generation.backend import Sampling, Written
     from fedbench.generation.opening import CPU_TOKENS
     from fedbench.generation.transformers import TransformersBackend
+    from fedbench.model_config import ModelConfig
 
     torch.set_num_threads(options.threads)
     config = ModelConfig(name=str(place / "base"), device="cpu")

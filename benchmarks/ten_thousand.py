@@ -30,7 +30,9 @@ def measure(clients: int, cohort: int, rounds: int, algorithm: str) -> dict[str,
     """Train in this process."""
     import torch
 
-    from fedbench.config import Pretrain, RunConfig
+    from fedbench.config import RunConfig
+    from fedbench.federated.checkpoint import read_history
+    from fedbench.model_config import Pretrain
     from fedbench.pretrain import make_llama, make_tokenizer
     from fedbench.run import train
 
@@ -73,6 +75,7 @@ def measure(clients: int, cohort: int, rounds: int, algorithm: str) -> dict[str,
             json.loads(line)["seconds"]
             for line in next(output.rglob("timings.jsonl")).read_text().splitlines()
         ]
+        last = next(iter(reversed(read_history(next(output.rglob("history.jsonl")).parent))))
         files = [file for file in output.rglob("*") if file.is_file()]
         return {
             "seconds": round(seconds, 1),
@@ -80,6 +83,8 @@ def measure(clients: int, cohort: int, rounds: int, algorithm: str) -> dict[str,
             "before the rounds": round(seconds - sum(timings), 1),
             "peak MiB": round(peak_mib()),
             "grown by MiB": round(peak_mib() - before),
+            "KiB up a turn": round(last.bytes_up / (cohort * rounds) / 1024, 1),
+            "KiB down a turn": round(last.bytes_down / (cohort * rounds) / 1024, 1),
             "on disk MiB": round(sum(f.stat().st_size for f in files) / 2**20, 1),
             "files": len(files),
         }

@@ -16,10 +16,10 @@ from pathlib import Path
 
 from vllm_models import TINY, jobs_of, make_adapters, make_base, random_requests
 
-from fedbench.config import ModelConfig
 from fedbench.generation.backend import Answer, Checkpoint, Job, Request
 from fedbench.generation.transformers import TransformersBackend
 from fedbench.generation.vllm.backend import VllmBackend, VllmOptions
+from fedbench.model_config import ModelConfig
 from fedbench.results.record import ModelId
 
 NUM_PROMPTS = 50

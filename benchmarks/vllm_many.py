@@ -20,10 +20,10 @@ from pathlib import Path
 import torch
 from vllm_models import SMALL, jobs_of, make_adapters, make_base, random_requests
 
-from fedbench.config import ModelConfig
 from fedbench.generation.backend import Checkpoint, Request
 from fedbench.generation.vllm.asks import asks_of
 from fedbench.generation.vllm.backend import VllmBackend, VllmOptions
+from fedbench.model_config import ModelConfig
 
 HEAD = (
     "| adapters x requests | one engine | of it start | engine per adapter | raw generate | ratio |"

@@ -18,9 +18,9 @@ from typing import Literal
 
 from vllm_models import SMALL, jobs_of, make_adapters, make_base, random_requests
 
-from fedbench.config import ModelConfig
 from fedbench.generation.backend import Checkpoint, Request
 from fedbench.generation.vllm.backend import VllmBackend, VllmOptions
+from fedbench.model_config import ModelConfig
 
 LENGTH, WRITTEN = 64, 64
 

@@ -13,7 +13,7 @@ SMALL = {"hidden_size": 256, "intermediate_size": 512, "num_layers": 4, "num_hea
 
 def make_base(directory: Path, shape: dict[str, int]) -> Path:
     """A random Llama with a tokenizer of a few hundred pieces."""
-    from fedbench.config import Pretrain
+    from fedbench.model_config import Pretrain
     from fedbench.pretrain import make_llama, make_tokenizer
 
     config = Pretrain(text=(), words=("negative", "neutral", "positive"), vocab_size=400, **shape)

@@ -65,9 +65,12 @@ def write(file: Path, rows: list[dict[str, str]]) -> None:
 
 def make_base(place: Path) -> None:
     """A small Llama that has learned nothing yet; all machines are given the same."""
-    from fedbench.config import Pretrain
+    from transformers.utils.logging import disable_progress_bar
+
+    from fedbench.model_config import Pretrain
     from fedbench.pretrain import make_llama, make_tokenizer
 
+    disable_progress_bar()  # of writing one small file
     size = {"hidden_size": 64, "intermediate_size": 128, "num_layers": 2, "num_heads": 4}
     config = Pretrain(text=(), words=tuple(SIGNS), vocab_size=500, **size)
     public = [

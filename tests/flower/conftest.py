@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import importlib.util
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if HERE in item.path.parents:
             # Flower, Ray and what they import warn of much that is not ours.
             item.add_marker(pytest.mark.filterwarnings("ignore"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_found_open_later() -> Iterator[None]:
+    """Ray leaves files open, which are found here, where warnings are ignored."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from fedbench.federated.message import ServerState, Setting
 from fedbench.federated.state import State
 
 Change = Callable[[int, int, Message], Message | None]
-"""(client, round, answer) to what arrives; None: nothing does."""
+"""(client, round, answer) to what arrives; None: the answer is late, a round too late."""
 
 
 class LoopbackGrid:
@@ -32,27 +33,34 @@ class LoopbackGrid:
         self.connected = set(apps)
         self.change: Change = lambda client, round, answer: answer
         self.arrived: list[Message] = []
+        self._numbers = itertools.count()
         self._answers: dict[str, Message] = {}
+        self._late: dict[str, Message] = {}
 
     def get_node_ids(self) -> Iterable[int]:
         return sorted(self.connected)
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         names = []
+        self._answers |= self._late
+        self._late = {}
         for message in messages:
             node = message.metadata.dst_node_id
-            name = f"message-{len(self._answers)}-{node}"
+            name = f"message-{next(self._numbers)}-{node}"
             message.metadata.__dict__["_message_id"] = name
             names.append(name)
             if node not in self.connected:
                 self._answers[name] = Message(Error(5, "Node Unavailable"), reply_to=message)
                 continue
-            answer = self.apps[node](copied(message), self.contexts[node])
+            answered = self.apps[node](copied(message), self.contexts[node])
             order = message.content.config_records.get("order")
+            arrives: Message | None = answered
             if order is not None:
-                answer = self.change(int(order["client"]), int(order["round"]), answer)
-            if answer is not None:
-                self._answers[name] = answer
+                arrives = self.change(int(order["client"]), int(order["round"]), answered)
+            if arrives is None:
+                self._late[name] = answered
+            else:
+                self._answers[name] = arrives
         return names
 
     def pull_messages(self, names: Iterable[str]) -> list[Message]:

@@ -318,8 +318,8 @@ def test_an_error_on_a_node_leaves_it_as_one_word(federation: Federation) -> Non
 def test_a_node_with_another_base_is_told_apart_by_its_content(
     federation: Federation, tmp_path: Path
 ) -> None:
-    from fedbench.config import ModelConfig
     from fedbench.model import load_base
+    from fedbench.model_config import ModelConfig
 
     config = federation.run(flower=QUICK)
     other = tmp_path / "other-base"

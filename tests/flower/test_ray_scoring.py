@@ -21,7 +21,6 @@ import torch
 import transformers
 
 from fedbench.checkpoints import find_checkpoints
-from fedbench.config import ModelConfig
 from fedbench.errors import CheckpointError, ConfigError, FedbenchError
 from fedbench.evaluation.catalogue import load_tasks
 from fedbench.evaluation.evaluate import Evaluation, evaluate
@@ -31,6 +30,7 @@ from fedbench.generation.opening import Engine, open_backend
 from fedbench.generation.ray.cluster import Cluster
 from fedbench.generation.ray.slot import Slot
 from fedbench.generation.store import AnswerStore
+from fedbench.model_config import ModelConfig
 from fedbench.scoring import on_base, score
 
 OPTIONS = {"batch_tokens": 256, "generation_tokens": 1024}

@@ -21,6 +21,8 @@ def read_update(
     form: Transport,
     start: State,
     num_rows: int,
+    *,
+    has_loss: bool = True,
 ) -> ClientUpdate:
     """The update as the server reads it.
 
@@ -31,11 +33,14 @@ def read_update(
         form: in which the change of the weights travelled.
         start: the weights that training began from; gives their types.
         num_rows: training rows that the client has.
+        has_loss: whether it is to tell its loss.
 
     Raises:
         WireError: says in words what is wrong with it, and nothing of what it holds.
     """
     _check_counts(sent, message, num_rows)
+    if has_loss and not math.isfinite(sent.loss):
+        raise WireError("tells a loss that is not finite")
     like = {
         name: message.state[name].to(weight.dtype)
         for name, weight in start.items()
@@ -65,8 +70,6 @@ def _check_counts(sent: ClientUpdate, message: ClientMessage, num_rows: int) -> 
             raise WireError(f"tells {name} {told} where {known} was expected")
     if sent.num_samples < 1 or sent.num_tokens < 0:
         raise WireError("tells a number of samples or tokens that cannot be")
-    if not math.isfinite(sent.loss):
-        raise WireError("tells a loss that is not finite")
 
 
 def _check_names(state: State, like: State, *, scaled: bool) -> None:

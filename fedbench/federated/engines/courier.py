@@ -25,6 +25,7 @@ from fedbench.federated.engines.wire import (
     refusal,
     unpack_update,
 )
+from fedbench.federated.engines.worker import tells_loss
 from fedbench.federated.fedavg import FedAvg
 from fedbench.federated.message import ClientMessage
 from fedbench.federated.server import Training
@@ -198,6 +199,7 @@ class Courier:
             self.training.config.federation.transport,
             self.training.initial_state,
             self.nodes.num_rows(message.client),
+            has_loss=tells_loss(self.training.config.local_for(self.name)),
         )
         return Turn(message, sent, received)
 

@@ -32,7 +32,7 @@ from fedbench.federated.engines.wire import (
     unpack_facts,
 )
 from fedbench.federated.fedavg import FedAvg
-from fedbench.federated.privacy.accounting import require
+from fedbench.federated.privacy import accounting, dp_sgd_account
 from fedbench.federated.privacy.training import privacy_records
 from fedbench.federated.server import Training, train_federated
 from fedbench.model import get_state, load_base, prepare_training, remove_lora
@@ -106,11 +106,14 @@ def serve(config: RunConfig, output: Path, grid: Grid, base: str) -> None:
     Raises:
         OutputError: the directory belongs to another run, or cannot be written.
         ClientError: nodes do not come, or clients failed.
-        MissingExtraError: privacy is asked for, and dp-accounting is not installed.
+        MissingExtraError: privacy is asked for, and what accounts for it is not installed.
     """
     claim(output, config)
+    # Before nodes are waited for.
     if config.privacy is not None:
-        require()  # before nodes are waited for
+        accounting.require()
+    if config.local.dp_sgd is not None:
+        dp_sgd_account.require()
     post = Post(grid, poll=POLL_SECONDS)
     seconds: dict[str, float] = {}
     clients: dict[str, Any] = {}
@@ -163,7 +166,7 @@ def _write_record(
         config=config.model_dump(mode="json"),
         facts=facts,
         seconds=seconds,
-        privacy=tuple(privacy_records(trainings)) if config.privacy else (),
+        privacy=tuple(privacy_records(config, trainings)),
         **provenance(),
     )
     write_run(output, record)

@@ -7,6 +7,7 @@ the app runs.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 from fedbench import __version__
@@ -58,6 +59,15 @@ app = {make}(load_config(Path(__file__).parent / "run.yaml"))
 '''
 
 
+def _extras(run: RunConfig) -> Iterator[str]:
+    """What of fedbench the app needs wherever it runs."""
+    yield from ("train", "flower")
+    if run.privacy is not None:
+        yield "privacy"
+    if run.local.dp_sgd is not None:
+        yield "dp-sgd"
+
+
 def export(config: RunConfig, directory: Path, output: Path) -> None:
     """Write the app of a run.
 
@@ -82,7 +92,7 @@ def export(config: RunConfig, directory: Path, output: Path) -> None:
         name=json.dumps(run.name),
         description=json.dumps(run.description or f"Federated fine-tuning: {run.name}"),
         version=__version__,
-        extras="train,flower" if run.privacy is None else "train,flower,privacy",
+        extras=",".join(_extras(run)),
         package=PACKAGE,
         output=json.dumps(str(output.resolve())),
     )

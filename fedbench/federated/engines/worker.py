@@ -7,6 +7,7 @@ where rows, base and stored states lie.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from fedbench.federated.engines.wire import (
 )
 from fedbench.federated.message import ClientUpdate
 from fedbench.federated.server import Training, take_turn
+from fedbench.federated.settings import Local
 from fedbench.model import get_state, load_base, on_device, prepare_training, set_base_delta
 
 LOG = logging.getLogger(__name__)
@@ -128,11 +130,12 @@ class Worker:
             message, state=complete, broadcast=on_device(message.broadcast, base.device)
         )
         method = next(m for m in training.config.methods if m.name == order.method)
+        local = training.config.local_for(order.method)
         delta = on_device(order.delta, base.device)
         set_base_delta(base, delta)
         turn = take_turn(
             training,
-            training.config.local_for(order.method),
+            local,
             training.config.algorithm_for(method),
             states,
             message,
@@ -142,7 +145,9 @@ class Worker:
             # Who stores something now has stored something in every turn before.
             states.rewind(message.client, message.last_turn)
             raise RefusalError("lost_state")
-        return turn.sent
+        if tells_loss(local):
+            return turn.sent
+        return replace(turn.sent, loss=math.nan, num_tokens=0)
 
     def _check(self, order: Order) -> None:
         training, message = self.training, order.message
@@ -159,6 +164,11 @@ class Worker:
             raise RefusalError("other_base")
         if order.start_hash != hash_of({n: t for n, t in start.items() if n not in message.state}):
             raise RefusalError("other_start")
+
+
+def tells_loss(local: Local) -> bool:
+    """Whether a client tells its loss and its tokens, which the noise of DP-SGD does not cover."""
+    return local.dp_sgd is None or local.dp_sgd.simulated
 
 
 def answer(content: RecordDict, worker_for: Callable[[Order], Worker]) -> RecordDict:

@@ -48,6 +48,18 @@ class DpSgd(Part):
         """Whether the noise can be had again from the seed, and protects nobody."""
         return self.noise == "seeded"
 
+    def check(self, engine: str) -> None:
+        """See that it fits the engine.
+
+        Raises:
+            ValueError: in words.
+        """
+        if engine == "flower_deployment" and self.simulated:
+            raise ValueError(
+                "local.dp_sgd.noise is seeded, which protects nobody, but engine is "
+                "flower_deployment; set it to system"
+            )
+
 
 def sample_rate(batch_size: int, num_rows: int) -> float:
     """Probability of a row to be drawn for a step; a small client's rows are in every one."""
@@ -78,14 +90,11 @@ def refuse_joined_examples(layout: str, *, by_length: bool, checkpointing: bool)
         )
 
 
-def refuse_without_example_gradients(
-    objective: str, engine: str, *, dora: bool, half_weights: bool
-) -> None:
+def refuse_without_example_gradients(objective: str, *, dora: bool, half_weights: bool) -> None:
     """Refuse runs in which one row's part in a step is not one clipped gradient with noise.
 
     Args:
         objective: its kind.
-        engine: where clients train.
         dora: whether magnitudes are trained apart.
         half_weights: whether the trained weights are bfloat16.
 
@@ -101,12 +110,6 @@ def refuse_without_example_gradients(
         raise ValueError(
             "local.dp_sgd clips the gradient of one sequence, but an example of objective.kind dpo "
             "is a pair of them; choose sft"
-        )
-    if engine != "in_process":
-        raise ValueError(
-            f"local.dp_sgd: with engine {engine} a client also sends its loss and its number of "
-            "tokens, which no noise covers; choose in_process, or the part privacy, which protects "
-            "whole clients"
         )
     if dora:
         raise ValueError(

@@ -53,7 +53,7 @@ class ExamplePrivacy:
             ConfigError: delta lets a row be published.
             MissingExtraError: Opacus or dp-accounting is not installed.
         """
-        _require()
+        require()
         self.dp_sgd = dp_sgd
         self._rates = [sample_rate(batch_size, number) for number in num_rows]
         self._planned = {
@@ -162,7 +162,12 @@ class ExamplePrivacy:
         return Account(self.dp_sgd.delta, self.dp_sgd.accountant, sampling)
 
 
-def _require() -> None:
+def require() -> None:
+    """See that the packages are there, before anybody trains.
+
+    Raises:
+        MissingExtraError: Opacus or dp-accounting is not installed.
+    """
     if any(importlib.util.find_spec(name) is None for name in ("dp_accounting", "opacus")):
         raise MissingExtraError("local.dp_sgd", "dp-sgd")
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from fedbench.config import RunConfig
 from fedbench.errors import OutputError
-from fedbench.federated.checkpoint import read_history
+from fedbench.federated.checkpoint import Round, read_history
 from fedbench.federated.participation import Participant
 from fedbench.federated.privacy.mean import PrivateMean
 from fedbench.results.record import PrivacyRecord
@@ -77,29 +77,59 @@ def _keep(file: Path, secret: str) -> None:
     os.replace(half, file)
 
 
-def privacy_records(directories: Sequence[Path]) -> Iterator[PrivacyRecord]:
-    """What private trainings cost, from their histories.
+def privacy_records(config: RunConfig, directories: Sequence[Path]) -> Iterator[PrivacyRecord]:
+    """What the private trainings of a run cost, from their histories.
 
     Args:
-        directories: of the trainings; those without privacy are left out.
+        config: the run.
+        directories: of its trainings; those without privacy are left out.
 
     Raises:
         CheckpointError: a history is damaged.
     """
+    if config.privacy is None and config.local.dp_sgd is None:
+        return  # thousands of histories need not be read
+    levels: tuple[Callable[[Sequence[Round]], PrivacyRecord | None], ...] = (of_clients, of_rows)
     for directory in directories:
         history = read_history(directory)
-        spent = [round.privacy for round in history if round.privacy is not None]
-        if not spent:
-            continue
-        last, trained = spent[-1], [one for one in spent if not one.stopped]
-        yield PrivacyRecord(
-            method=history[-1].method,
-            seed=history[-1].seed,
-            epsilons=tuple(one.epsilon for one in spent),
-            delta=last.delta,
-            accountant=last.accountant,
-            noise_multiplier=last.noise_multiplier,
-            amplified=last.amplified,
-            simulated=last.simulated,
-            stopped_after=len(trained) if last.stopped else None,
-        )
+        yield from (record for level in levels if (record := level(history)) is not None)
+
+
+def of_clients(history: Sequence[Round]) -> PrivacyRecord | None:
+    """What a training cost its clients; None where nothing hides them."""
+    spent = [round.privacy for round in history if round.privacy is not None]
+    if not spent:
+        return None
+    last, trained = spent[-1], [one for one in spent if not one.stopped]
+    return PrivacyRecord(
+        level="client",
+        method=history[-1].method,
+        seed=history[-1].seed,
+        epsilons=tuple(one.epsilon for one in spent),
+        delta=last.delta,
+        accountant=last.accountant,
+        noise_multiplier=last.noise_multiplier,
+        amplified=last.amplified,
+        simulated=last.simulated,
+        stopped_after=len(trained) if last.stopped else None,
+    )
+
+
+def of_rows(history: Sequence[Round]) -> PrivacyRecord | None:
+    """What a training cost single rows, by DP-SGD in the clients; None where nothing hides them."""
+    spent = [round.example_privacy for round in history if round.example_privacy is not None]
+    multipliers = [noise for one in spent for noise in one.noise_multipliers]
+    if not multipliers:  # nobody has trained
+        return None
+    last = spent[-1]
+    return PrivacyRecord(
+        level="example",
+        method=history[-1].method,
+        seed=history[-1].seed,
+        epsilons=tuple(one.epsilon for one in spent),
+        delta=last.delta,
+        accountant=last.accountant,
+        noise_multiplier=min(multipliers),
+        amplified=any(rate < 1.0 for one in spent for rate in one.sample_rates),
+        simulated=last.simulated,
+    )

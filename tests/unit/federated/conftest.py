@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from trainings import Recorder
 
-from fedbench.config import ModelConfig, RunConfig
+from fedbench.config import RunConfig
 from fedbench.data.tokenize import Pair, Rated, Tokens
 from fedbench.federated import alone, server
 from fedbench.federated.server import Training
 from fedbench.model import add_lora, get_state, load_base
+from fedbench.model_config import ModelConfig
 
 
 @pytest.fixture(scope="session")

@@ -13,11 +13,11 @@ import transformers
 from trainings import final, newest, run, same
 
 from fedbench.adapters import adapter
-from fedbench.config import ModelConfig
 from fedbench.errors import MissingExtraError
 from fedbench.federated.checkpoint import read_history, round_directory
 from fedbench.federated.server import Training
 from fedbench.model import load_base, lora_scaling, remove_lora, set_state
+from fedbench.model_config import ModelConfig
 
 MakeTraining = Callable[..., Training]
 MLP = "base_model.model.model.layers.0.mlp.up_proj"

@@ -11,12 +11,12 @@ import torch
 from trainings import distance, newest, numbers, run, same
 
 from fedbench.adapters import adapter, save_merged
-from fedbench.config import ModelConfig
 from fedbench.federated.checkpoint import read_history, round_directory
 from fedbench.federated.low_rank import A, B, lora_modules
 from fedbench.federated.server import Training
 from fedbench.federated.state import State
 from fedbench.model import BaseModel, load_base, remove_lora
+from fedbench.model_config import ModelConfig
 
 MakeTraining = Callable[..., Training]
 IDS = torch.tensor([[5, 6, 7, 8, 9]])

@@ -12,7 +12,6 @@ import torch
 import transformers
 from trainings import distance, same
 
-from fedbench.config import Lora
 from fedbench.data.tokenize import Tokens
 from fedbench.errors import CheckpointError, DataError
 from fedbench.federated.client import accumulate, batches, make_optimizer, step, train_client
@@ -24,6 +23,7 @@ from fedbench.federated.reading import Reader
 from fedbench.federated.settings import Local
 from fedbench.federated.state import State
 from fedbench.model import BaseModel, add_lora, get_state, remove_lora, set_state, trainable
+from fedbench.model_config import Lora
 
 Rows = Callable[..., list[Tokens]]
 LOCAL = Local(max_steps=3, batch_size=4, learning_rate=0.01)

@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trainings import distance, same
 
-from fedbench.config import Lora
 from fedbench.data.tokenize import Tokens
 from fedbench.errors import ConfigError
 from fedbench.federated.client import train_client
@@ -23,6 +22,7 @@ from fedbench.federated.privacy.dp_sgd import NOISE, DpSgd, sample_rate
 from fedbench.federated.settings import Local
 from fedbench.federated.state import State, part
 from fedbench.model import BaseModel, add_lora, get_state, remove_lora, set_state
+from fedbench.model_config import Lora
 
 pytest.importorskip("opacus", reason="the extra dp-sgd is not installed")
 

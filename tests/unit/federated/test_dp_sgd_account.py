@@ -20,7 +20,10 @@ from fedbench.federated.privacy.accounting import Account
 from fedbench.federated.privacy.dp_sgd import DpSgd
 from fedbench.federated.privacy.dp_sgd_account import LEDGER_DIRECTORY, ExamplePrivacy
 from fedbench.federated.privacy.ledger import LEDGER
+from fedbench.federated.privacy.training import privacy_records
 from fedbench.federated.server import Training
+from fedbench.results.record import read_run
+from fedbench.run import train
 
 dp_accounting = pytest.importorskip("dp_accounting", reason="the extra dp-sgd is not installed")
 opacus_accountants = pytest.importorskip("opacus.accountants")
@@ -176,6 +179,64 @@ def test_privacy_of_clients_and_of_rows_are_told_side_by_side(training: MakeTrai
     assert all(one.privacy and one.example_privacy for one in history)
 
 
+def test_a_runs_record_tells_for_which_level_each_epsilon_is(
+    tiny_base_directory: Path, tmp_path: Path
+) -> None:
+    raw = {
+        "name": "both",
+        "model": {"name": str(tiny_base_directory), "lora": {"r": 2}, "device": "cpu"},
+        "data": {"train": "headlines", "template": "fingpt", "limit": 30},
+        "methods": [{"algorithm": "fedavg", "weighting": "uniform"}, {"algorithm": "local"}],
+        "federation": {"num_clients": 2, "rounds": 2},
+        "local": private(noise_multiplier=1.5),
+        "privacy": {"noise_multiplier": 0.5, "clip": 0.1, "delta": 1e-3},
+        "evaluation": {"tasks": ["headlines"]},
+    }
+    train(RunConfig.model_validate(raw), tmp_path)
+    record = read_run(tmp_path)
+    assert record is not None
+    history = read_history(tmp_path / "checkpoints" / "fedavg" / "seed-0")
+    client, example = record.privacy  # trained alone, nothing was hidden
+    assert (client.level, client.noise_multiplier, client.delta) == ("client", 0.5, 1e-3)
+    assert (example.level, example.noise_multiplier, example.delta) == ("example", 1.5, 1e-5)
+    assert client.epsilons == tuple(one.privacy.epsilon for one in history if one.privacy)
+    told = [one.example_privacy for one in history if one.example_privacy]
+    assert example.epsilons == tuple(one.epsilon for one in told)
+    assert len(client.epsilons) == len(example.epsilons) == 2
+    assert example.amplified  # two rows of some ten are drawn for a step
+    assert not client.amplified
+    assert client.simulated
+    assert example.simulated
+
+
+def test_the_record_of_rows_has_the_least_noise_and_knows_whether_any_draw_is_secret(
+    training: MakeTraining,
+) -> None:
+    # Two rows of two are in every step, so that nothing hides who was drawn.
+    made = training(
+        shards=(2, 2),
+        methods=["fedavg"],
+        local=LOCAL | {"dp_sgd": {"target_epsilon": 5.0}},
+        federation={"clients_per_round": 1, "rounds": 3},
+    )
+    directory = run(made)
+    (record,) = privacy_records(made.config, [directory])
+    assert not record.amplified
+    multipliers = {
+        noise
+        for one in read_history(directory)
+        if one.example_privacy
+        for noise in one.example_privacy.noise_multipliers
+    }
+    assert len(multipliers) == 2  # one client trains twice, the other once
+    assert record.noise_multiplier == min(multipliers)
+    assert record.epsilon == pytest.approx(5.0, rel=1e-4)
+
+
+def test_a_run_without_privacy_has_no_history_read(tmp_path: Path) -> None:
+    assert list(privacy_records(config(local={}), [tmp_path / "is not there"])) == []
+
+
 def test_a_missing_package_is_named_before_anybody_trains(
     training: MakeTraining, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -235,11 +296,7 @@ def test_it_shapes_the_hash_and_runs_without_it_keep_theirs() -> None:
         ({"local": {"dp_sgd": NOISE, "gradient_checkpointing": True}}, "runs layers twice"),
         ({"objective": {"kind": "dpo"}}, "is a pair of them"),
         ({"objective": {"kind": "kto"}}, "with those of other rows"),
-        (
-            {"engine": "flower_deployment", "methods": ["fedavg"]},
-            "its loss and its number of tokens",
-        ),
-        ({"engine": "flower_simulation"}, "choose in_process"),
+        ({"engine": "flower_deployment", "methods": ["fedavg"]}, "set it to system"),
         ({"model": {"name": "somewhere", "lora": {"dora": True}}}, "model.lora.dora to false"),
         (
             {"model": {"name": "somewhere", "lora": None, "dtype": "bfloat16"}},

@@ -10,7 +10,6 @@ import pytest
 import torch
 from trainings import distance, same
 
-from fedbench.config import Lora
 from fedbench.data.tokenize import Tokens
 from fedbench.federated.client import accumulate, train_client
 from fedbench.federated.fedavg import FedAvg, LocalRule
@@ -32,6 +31,7 @@ from fedbench.model import (
     set_state,
     trainable,
 )
+from fedbench.model_config import Lora
 
 Rows = Callable[..., list[Tokens]]
 LOCAL = Local(max_steps=2, batch_size=4, learning_rate=0.01)

@@ -19,11 +19,11 @@ from trainings import run
 import fedbench
 from fedbench import cli
 from fedbench.adapters import adapter, save_merged
-from fedbench.config import ModelConfig
 from fedbench.errors import CheckpointError, FedbenchError, OutputError
 from fedbench.federated.checkpoint import round_directory
 from fedbench.federated.server import Training
 from fedbench.model import BaseModel, load_base
+from fedbench.model_config import ModelConfig
 
 MakeTraining = Callable[..., Training]
 IDS = torch.tensor([[5, 6, 7, 8, 9]])

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from fedbench.config import Local, Lora, ModelConfig
+from fedbench.config import Local
 from fedbench.data.tokenize import Pair, Rated, Tokens
 from fedbench.federated import alone, client, server
 from fedbench.federated.alone import train_centralised, train_local
@@ -31,6 +31,7 @@ from fedbench.model import (
     set_state,
     trainable,
 )
+from fedbench.model_config import Lora, ModelConfig
 from fedbench.run import started_from
 
 MakeTraining = Callable[..., Training]

@@ -230,7 +230,8 @@ def test_a_ledger_that_does_not_tell_what_was_spent_is_refused(
 
 
 def test_a_private_training_tells_epsilon_after_each_round(training: MakeTraining) -> None:
-    directory = run(training(methods=UNIFORM, privacy=PRIVATE))
+    made = training(methods=UNIFORM, privacy=PRIVATE)
+    directory = run(made)
     history = read_history(directory)
     spent = [round.privacy for round in history]
     assert all(one is not None and one.simulated and not one.amplified for one in spent)
@@ -246,7 +247,8 @@ def test_a_private_training_tells_epsilon_after_each_round(training: MakeTrainin
         accountant.compose(event)
         assert round.privacy is not None
         assert round.privacy.epsilon == pytest.approx(accountant.get_epsilon(1e-5))
-    record = next(privacy_records([directory]))
+    (record,) = privacy_records(made.config, [directory])
+    assert record.level == "client"
     assert record.epsilons == tuple(one.epsilon for one in spent if one is not None)
     assert (record.method, record.seed, len(record.epsilons)) == ("fedavg", 0, 4)
 
@@ -304,7 +306,7 @@ def test_training_stops_at_the_budget_and_the_model_stays(training: MakeTraining
     kept = latest_round(directory)
     assert kept is not None
     assert kept.round == 4
-    assert next(privacy_records([directory])).stopped_after == 2
+    assert next(privacy_records(made.config, [directory])).stopped_after == 2
 
 
 def test_a_run_that_has_stopped_stays_stopped_when_it_is_resumed(

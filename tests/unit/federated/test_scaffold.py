@@ -11,13 +11,14 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from fedbench.config import Local, Lora
+from fedbench.config import Local
 from fedbench.data.tokenize import Tokens
 from fedbench.federated.client import train_client
 from fedbench.federated.message import ClientMessage, ClientUpdate, ServerState, Setting
 from fedbench.federated.scaffold import SCAFFOLD
 from fedbench.federated.state import State, combine
 from fedbench.model import BaseModel, add_lora, get_state
+from fedbench.model_config import Lora
 
 OPENFEDLLM = SCAFFOLD(control="weights", correction="step", weighting="examples")
 

@@ -11,12 +11,12 @@ import torch
 import transformers
 from torch import Tensor
 
-from fedbench.config import Lora
 from fedbench.data.tokenize import Tokens
 from fedbench.errors import ConfigError
 from fedbench.federated.reading import Reader
 from fedbench.federated.settings import Local
 from fedbench.model import BaseModel, add_lora, prepare_training
+from fedbench.model_config import Lora
 
 PAD = 0
 ROWS = [

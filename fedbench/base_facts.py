@@ -11,9 +11,9 @@ from typing import Any
 
 import transformers
 
-from fedbench.config import ModelConfig
 from fedbench.errors import CheckpointError
 from fedbench.generation.prompts import Prompts
+from fedbench.model_config import ModelConfig
 from fedbench.weights import base_hash, reason_of, weight_files
 
 _LONGEST = 2048  # tokens, where a configuration does not say how long a text may be

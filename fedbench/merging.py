@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedbench.checkpoints import BASES, foreign_checkpoint
-from fedbench.config import ModelConfig
 from fedbench.errors import CheckpointError, OutputError
 from fedbench.generation.backend import Checkpoint
+from fedbench.model_config import ModelConfig
 from fedbench.schema import validated
 
 if TYPE_CHECKING:

@@ -21,9 +21,9 @@ import torch
 import transformers
 from peft.tuners.lora import LoraLayer
 
-from fedbench.config import Lora, ModelConfig
 from fedbench.errors import CheckpointError, ConfigError, MissingExtraError
 from fedbench.federated.state import State
+from fedbench.model_config import Lora, ModelConfig
 from fedbench.weights import (
     ADAPTER_CONFIG,
     ADAPTER_FILES,

@@ -18,13 +18,13 @@ import tokenizers
 import torch
 import transformers
 
-from fedbench.config import Pretrain
 from fedbench.data.cloze import cloze
 from fedbench.data.datasets import Example, find_overlaps, load_examples
 from fedbench.data.partition import group_duplicates
 from fedbench.data.templates import Template, get_template
 from fedbench.data.tokenize import Tokens, cut_to_length, encode
 from fedbench.errors import OutputError
+from fedbench.model_config import Pretrain
 from fedbench.resources import CACHE_VARIABLE, cache_directory
 from fedbench.weights import weight_files
 

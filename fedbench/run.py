@@ -400,6 +400,6 @@ def _record(
         config=config.model_dump(mode="json"),
         facts=known | facts,
         seconds=spent | {name: round(s, 1) for name, s in seconds.items() if s >= 0.05},
-        privacy=tuple(privacy_records(trainings)) if config.privacy else (),
+        privacy=tuple(privacy_records(config, trainings)),
         **provenance(),
     )

@@ -45,7 +45,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 @pytest.fixture(scope="session")
 def tiny_base_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Llama of some ten thousand parameters with its tokenizer, random weights, on disk."""
-    from fedbench.config import Pretrain
+    from fedbench.model_config import Pretrain
     from fedbench.pretrain import make_llama, make_tokenizer
 
     config = Pretrain(
@@ -68,8 +68,8 @@ def tiny_base_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def tiny_base(tiny_base_directory: Path) -> Any:
     """The tiny model, resident."""
-    from fedbench.config import ModelConfig
     from fedbench.model import load_base
+    from fedbench.model_config import ModelConfig
 
     config = ModelConfig(name=str(tiny_base_directory), device="cpu", attention="eager")
     return load_base(str(tiny_base_directory), config)

@@ -173,7 +173,9 @@ def _columns(table: Table, view: View) -> list[tuple[str, list[Text]]]:
 
     from fedbench.results.wording import (
         cell_text,
+        has_mean_ranks,
         has_ranks,
+        mean_rank_text,
         rank_text,
         share,
         size,
@@ -184,6 +186,8 @@ def _columns(table: Table, view: View) -> list[tuple[str, list[Text]]]:
     columns = []
     if has_ranks(table, view):
         columns.append(("rank", [Text(rank_text(table, row)) for row in table.rows]))
+    if has_mean_ranks(table, view):
+        columns.append(("mean rank", [Text(mean_rank_text(table, row)) for row in table.rows]))
     for column in view.columns:
         texts = []
         for row in table.rows:

@@ -13,9 +13,9 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from fedbench.config import Cloze
 from fedbench.data.datasets import Example
 from fedbench.data.templates import Turn
+from fedbench.model_config import Cloze
 
 MISSING = "Which word is missing in this {kind}?"
 OCCURS = "Which direction word does this {kind} contain?"

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedbench import prepared_files
-from fedbench.config import ModelConfig
 from fedbench.data.templates import Template
 from fedbench.errors import CheckpointError
 from fedbench.generation.backend import (
@@ -31,6 +30,7 @@ from fedbench.generation.backend import (
 )
 from fedbench.generation.batches import plan_batches
 from fedbench.generation.prompts import Prompts
+from fedbench.model_config import ModelConfig
 from fedbench.weights import base_hash, weight_files
 
 if TYPE_CHECKING:

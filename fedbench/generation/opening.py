@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from fedbench.config import ModelConfig
 from fedbench.errors import ConfigError, MissingExtraError
 from fedbench.generation.backend import BACKENDS, Backend, Checkpoint
 from fedbench.generation.workers import Workers, take_workers
+from fedbench.model_config import ModelConfig
 from fedbench.schema import Part, Positive, validated
 
 CPU_TOKENS = (512, 12288)

@@ -18,7 +18,6 @@ import torch
 
 from fedbench.adapters import adapter
 from fedbench.base_facts import read_base
-from fedbench.config import ModelConfig
 from fedbench.data.templates import Template
 from fedbench.federated.reading import Narrowing, only_at
 from fedbench.generation.backend import (
@@ -36,6 +35,7 @@ from fedbench.generation.batches import plan_batches
 from fedbench.generation.late import backend_name
 from fedbench.generation.roomy_cache import roomy_cache
 from fedbench.model import BaseModel, load_base, pick_device
+from fedbench.model_config import ModelConfig
 
 _log = logging.getLogger(__name__)
 

@@ -8,12 +8,12 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from fedbench.checkpoints import find_checkpoints
-from fedbench.config import ModelConfig
 from fedbench.data.templates import get_template
 from fedbench.errors import ConfigError, MissingExtraError
 from fedbench.generation.opening import Engine, open_backend
 from fedbench.generation.server.access import ServerConfig
 from fedbench.judging.judge import Judge
+from fedbench.model_config import ModelConfig
 from fedbench.schema import Part, Positive, read_yaml, validated
 
 _EXTENSIONS = (".yaml", ".yml")

@@ -12,10 +12,13 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from fedbench.errors import RecordError
 from fedbench.metrics import Metric, get_metric
 from fedbench.metrics.metric import Array
 from fedbench.results.contrasts import Contrast, JointDraws, joint_bootstrap, mean_over_strata
+from fedbench.results.ranking import TaskScores
 from fedbench.results.record import ModelId, ModelKind, ScoreRecord, why_withheld
 from fedbench.results.samples import Answers, Results, SampleTable
 from fedbench.results.settings import split_name
@@ -100,11 +103,24 @@ class TaskAnswers:
             return None
         if not all(self.answers[model].keeps(metric) for _, model in terms):
             return None
+        placed = [(coefficient, position[model]) for coefficient, model in terms]
+        return self._joint(metric).contrast(placed, confidence)
+
+    def scores_of(self, metric: Metric, rows: Sequence[Terms]) -> TaskScores:
+        """What some rows reached together, each a combination of models whose answers are kept."""
+        position = {model: n for n, model in enumerate(self.answers)}
+        mixing = np.zeros((len(position), len(rows)))
+        for number, terms in enumerate(rows):
+            for coefficient, model in terms:
+                mixing[position[model], number] += coefficient
+        joint = self._joint(metric)
+        return TaskScores(joint.scores @ mixing, joint.draws @ mixing, metric.higher_is_better)
+
+    def _joint(self, metric: Metric) -> JointDraws:
         if metric.name not in self.draws:
             statistics = self._statistics(metric)
             self.draws[metric.name] = joint_bootstrap(metric, statistics, self.table.clusters)
-        placed = [(coefficient, position[model]) for coefficient, model in terms]
-        return self.draws[metric.name].contrast(placed, confidence)
+        return self.draws[metric.name]
 
     def _statistics(self, metric: Metric) -> list[Array]:
         """(n, d) per model, with zeros, which add nothing to any sum, where the model failed."""

@@ -29,7 +29,7 @@ from fedbench.results.record import ModelId, ModelKind, PrivacyRecord, ScoreReco
 from fedbench.results.samples import Results
 from fedbench.results.settings import Setting, apart, join_name, split_name
 from fedbench.results.specification import LeaderboardSpec
-from fedbench.results.standing import standings
+from fedbench.results.standing import mean_standings, standings
 from fedbench.results.statistics import holm
 from fedbench.results.table import (
     FEDERATED,
@@ -93,8 +93,8 @@ def build(
         tasks=_task_facts(spec, records),
         published=published,
     )
-    table = replace(table, ranks=standings(groups, rows, table.primary, source))
-    return _sorted(table)
+    given = (groups, rows, table.primary, source)
+    return _sorted(replace(table, ranks=standings(*given), mean_ranks=mean_standings(*given)))
 
 
 def _is_shown(record: ScoreRecord, spec: LeaderboardSpec) -> bool:
@@ -202,7 +202,7 @@ def _row(
     columns: Sequence[Column],
     source: Source,
     settings: Mapping[str, Setting],
-    spent: Mapping[str, PrivacyRecord],
+    spent: Mapping[str, Sequence[PrivacyRecord]],
 ) -> Row:
     records = [record for scores in group.records.values() for record in scores]
     counted: dict[tuple[str, ModelId], ScoreRecord] = {(r.task_key, r.model): r for r in records}
@@ -221,14 +221,19 @@ def _row(
         train_examples=_range(r.train_examples for r in records),
         bytes_communicated=_range(r.bytes_communicated for r in records),
         setting=settings.get(split_name(group.method)[1], Setting()),
-        privacy=spent.get(group.method) if group.kind in FEDERATED else None,
+        privacy=tuple(spent.get(group.method, ())) if group.kind in FEDERATED else (),
     )
 
 
-def _privacy_spent(runs: Iterable[Results]) -> dict[str, PrivacyRecord]:
-    """By method, the seed in which privacy cost most."""
+def _privacy_spent(runs: Iterable[Results]) -> dict[str, list[PrivacyRecord]]:
+    """By method, for each level the seed in which privacy cost most."""
     found = [spent for run in runs if run.run is not None for spent in run.run.privacy]
-    return {spent.method: spent for spent in sorted(found, key=lambda spent: spent.epsilon)}
+    found.sort(key=lambda spent: spent.epsilon)
+    dearest = {(spent.method, spent.level): spent for spent in found}
+    by_method: dict[str, list[PrivacyRecord]] = {}
+    for (method, _), spent in sorted(dearest.items()):
+        by_method.setdefault(method, []).append(spent)
+    return by_method
 
 
 def _counts(records: Iterable[ScoreRecord]) -> dict[str, Counts]:

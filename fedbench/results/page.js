@@ -72,7 +72,8 @@ function applyFilters() {
 
 // Pictures, on one column at a time.
 const picker = byId("column");
-const PALETTE = ["#0077bb", "#ee7733", "#009988", "#ee3377", "#33bbee", "#cc3311", "#aa4499", "#999933"];
+const PALETTE = ["#0077bb", "#ee7733", "#009988", "#ee3377", "#33bbee", "#cc3311", "#aa4499", "#999933",
+  "#6677dd", "#ddaa33", "#117733", "#aa6655", "#88bb55", "#bb88cc", "#558899", "#cc6677"];
 const number = (column, value) => column.percent ? `${(100 * value).toFixed(1).replace("-", "−")}` :
   value.toPrecision(3).replace("-", "−");
 const sizeOf = bytes => {

@@ -172,8 +172,8 @@ class _HtmlRow:
     label: str
     federated: bool
     cells: Sequence[_HtmlCell]
-    rank: str | None = None
-    rank_sort: int | str = ""
+    ranks: Sequence[tuple[float | str, str]] = ()
+    """By what to sort, and the text."""
     plain: Sequence[str] = ()
 
 
@@ -188,7 +188,7 @@ class _HtmlView:
 
 
 def _html_view(table: Table, view: View) -> _HtmlView:
-    ranked = wording.has_ranks(table, view)
+    ranked = wording.has_ranks(table, view) + wording.has_mean_ranks(table, view)
     head = wording.view_head(table, view)
     first = 1 + ranked
     numbers: list[int | None] = [None] * len(head)
@@ -198,21 +198,28 @@ def _html_view(table: Table, view: View) -> _HtmlView:
     for number, (row, texts) in enumerate(
         zip(table.rows, wording.view_body(table, view), strict=True)
     ):
-        rank = table.ranks.get(row.label)
         rows.append(
             _HtmlRow(
                 number,
                 row.label,
                 row.kind in FEDERATED,
                 [_html_cell(table, row, column, ranges[column]) for column in view.columns],
-                wording.rank_text(table, row) if ranked else None,
-                rank.first if rank else "",
+                _ranks(table, row)[:ranked],
                 texts[first + len(view.columns) :],
             )
         )
     return _HtmlView(
         view.title, view.headline, [_Head(*pair) for pair in zip(head, numbers, strict=True)], rows
     )
+
+
+def _ranks(table: Table, row: Row) -> list[tuple[float | str, str]]:
+    """Rank and mean rank."""
+    rank, mean = table.ranks.get(row.label), table.mean_ranks.get(row.label)
+    return [
+        (rank.first if rank else "", wording.rank_text(table, row)),
+        (round(mean.value, 3) if mean else "", wording.mean_rank_text(table, row)),
+    ]
 
 
 @dataclass(frozen=True)

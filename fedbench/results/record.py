@@ -31,6 +31,7 @@ SCHEMA: Final = 1
 
 ModelKind = Literal["base", "global", "client", "merged", "central", "local", "reference"]
 Status = Literal["parsed", "unparsed", "failed"]
+PrivacyLevel = Literal["client", "example"]
 
 
 class Record(BaseModel):
@@ -149,18 +150,22 @@ class ScoreRecord(Record):
 class PrivacyRecord(Record):
     """What the privacy of one method's training on one seed cost."""
 
+    level: PrivacyLevel = "client"
+    """Whose part is hidden: a client's with all its rows, or an example's, a single row's."""
     method: str
     seed: int
     epsilons: tuple[float, ...]
-    """After each round, from the first, for the client that it cost most."""
+    """After each round, from the first, for the client that it cost most, or whose rows."""
     delta: float
     accountant: str
     """Of dp-accounting: rdp or pld."""
     noise_multiplier: float
+    """The least of any client, where each has its own."""
     amplified: bool
-    """Whether epsilon counts on cohorts that are secret (Poisson sampling)."""
+    """Whether epsilon counts on draws that are secret (Poisson sampling): of a round's clients, or
+    of a step's rows."""
     simulated: bool
-    """Whether noise and cohorts come from the seed: epsilon is what real noise would cost."""
+    """Whether noise and draws come from the seed: epsilon is what real noise would cost."""
     stopped_after: int | None = None
     """The round after which the budget was spent; None where all rounds were trained."""
 
@@ -187,7 +192,7 @@ class RunRecord(Record):
     seconds: dict[str, float] = Field(default_factory=dict)
     """Wall time per phase."""
     privacy: tuple[PrivacyRecord, ...] = ()
-    """Per private method and seed; empty where the run file asks for no privacy."""
+    """Per private method, seed and level; empty where the run file asks for no privacy."""
     fedbench: str
     created: str
 

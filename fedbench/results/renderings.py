@@ -11,7 +11,7 @@ from typing import Any
 
 from fedbench.results import run_words, wording
 from fedbench.results.beside import Beside, published_table
-from fedbench.results.record import ModelKind
+from fedbench.results.record import ModelKind, PrivacyLevel
 from fedbench.results.settings import join_name, split_name
 from fedbench.results.table import FEDERATED, Column, Row, Table, View
 
@@ -195,6 +195,9 @@ def to_rows(table: Table) -> list[dict[str, Any]]:
             "confidence": table.spec.confidence if cell.low is not None else None,
             "rank_first": rank.first if rank and column == table.primary else None,
             "rank_last": rank.last if rank and column == table.primary else None,
+            "mean_rank": _rounded(mean.value) if mean and column == table.primary else None,
+            "mean_rank_low": _rounded(mean.low) if mean and column == table.primary else None,
+            "mean_rank_high": _rounded(mean.high) if mean and column == table.primary else None,
             "num_seeds": len(cell.by_seed) or None,
             "sd_seeds": _rounded(cell.sd_seeds),
             "worst_client": _rounded(cell.worst_client),
@@ -207,24 +210,29 @@ def to_rows(table: Table) -> list[dict[str, Any]]:
             "train_examples_min": row.train_examples[0] if row.train_examples else None,
             "train_examples_max": row.train_examples[1] if row.train_examples else None,
             "bytes_communicated": row.bytes_communicated[1] if row.bytes_communicated else None,
-            **(_privacy_fields(row) if table.is_private else {}),
+            **_privacy_fields(row, table.privacy_levels),
             "note": cell.reason or cell.no_interval or None,
         }
         for row in table.rows
-        for rank in [table.ranks.get(row.label)]
+        for rank, mean in [(table.ranks.get(row.label), table.mean_ranks.get(row.label))]
         for column in table.columns
         for cell in [row.cells[column]]
         for counts in [row.counted(table.spec.averages.get(column.name, (column.name,)))]
     ]
 
 
-def _privacy_fields(row: Row) -> dict[str, Any]:
-    spent = row.privacy
-    return {
-        "epsilon": spent and _rounded(spent.epsilon),
-        "delta": spent and spent.delta,
-        "privacy_simulated": spent and spent.simulated,
-    }
+def _privacy_fields(row: Row, levels: Sequence[PrivacyLevel]) -> dict[str, Any]:
+    """``epsilon``, ``delta`` of clients; ``example_epsilon``, ``example_delta`` of their rows."""
+    fields: dict[str, Any] = {}
+    for level in levels:
+        spent = next((one for one in row.privacy if one.level == level), None)
+        of = "example_" if level == "example" else ""
+        fields |= {
+            f"{of}epsilon": spent and _rounded(spent.epsilon),
+            f"{of}delta": spent and spent.delta,
+            f"{of}privacy_simulated": spent and spent.simulated,
+        }
+    return fields
 
 
 def _md_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:

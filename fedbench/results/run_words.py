@@ -39,14 +39,14 @@ def run_facts(run: RunRecord) -> list[tuple[str, str]]:
 
 
 def privacy_over_rounds(spent: PrivacyRecord) -> str:
-    """``fedavg, seed 0: ε 1.2, 1.9, 2.6 after rounds 1, 5, 10 (δ 1e-05, rdp)``."""
+    """``fedavg, seed 0: ε per client 1.2, 1.9, 2.6 after rounds 1, 5, 10 (δ 1e-05, rdp)``."""
     last = len(spent.epsilons)
     shown = [n for n in range(1, last + 1) if n in (1, last) or n % -(-last // 8) == 0]
     values = ", ".join(f"{spent.epsilons[n - 1]:.3g}" for n in shown)
     about = [f"δ {spent.delta:g}", spent.accountant, *(["simulated"] if spent.simulated else [])]
     stopped = f", stopped after round {spent.stopped_after}" if spent.stopped_after else ""
     return (
-        f"{spent.method}, seed {spent.seed}: ε {values} after rounds "
+        f"{spent.method}, seed {spent.seed}: ε per {spent.level} {values} after rounds "
         f"{', '.join(map(str, shown))} ({', '.join(about)}){stopped}"
     )
 

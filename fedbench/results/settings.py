@@ -45,7 +45,8 @@ class Setting:
     model: str = UNKNOWN
     partition: str = UNKNOWN
     privacy: str = ""
-    """What protects clients: ``epsilon 4``, ``noise 0.8``; empty where nothing does."""
+    """What protects clients or their rows: ``epsilon 4``, ``example noise 0.8``; empty where
+    nothing does."""
     base_label: str = ""
     """The label of its base model's rows, which settings with the same base share."""
     num_clients: int = 0
@@ -94,16 +95,29 @@ def describe_partition(rule: Mapping[str, Any] | None) -> str:
     if not rule:
         return UNKNOWN
     name, options = str(rule.get("by", UNKNOWN)), {k: v for k, v in rule.items() if k != "by"}
+    if name.startswith("dirichlet"):
+        options.pop("min_rows", None)  # which draws do not count; the facts of the run have it
+    if name == "shards" and set(options) == {"per_client"}:
+        return f"shards, {options['per_client']} per client"
     if set(options) == {"alpha"}:
         return f"{name} {_short(options['alpha'])}"
     shown = (f"{key} {_short(value)}" for key, value in options.items() if value is not None)
     return ", ".join([name, *shown])
 
 
-def describe_privacy(privacy: Mapping[str, Any] | None) -> str:
-    """``epsilon 4`` where that was the aim, or ``noise 0.8``; empty without privacy."""
-    if not privacy:
-        return ""
+def describe_privacy(config: Mapping[str, Any]) -> str:
+    """``epsilon 4`` where that was the aim for clients, or ``noise 0.8``; empty without privacy.
+
+    Privacy of single rows, by DP-SGD in the clients, is ``example epsilon 4``.
+    """
+    parts = {
+        "": config.get("privacy"),
+        "example ": (config.get("local") or {}).get("dp_sgd"),
+    }
+    return ", ".join(f"{level}{_aim(part)}" for level, part in parts.items() if part)
+
+
+def _aim(privacy: Mapping[str, Any]) -> str:
     if privacy.get("target_epsilon") is not None:
         return f"epsilon {_short(privacy['target_epsilon'])}"
     return f"noise {_short(privacy.get('noise_multiplier', UNKNOWN))}"
@@ -133,7 +147,7 @@ def _setting(run: Results) -> Setting:
         data=_data_name(data.get("train")),
         model=describe_model(config.get("model")),
         partition=describe_partition(data.get("partition")),
-        privacy=describe_privacy(config.get("privacy")),
+        privacy=describe_privacy(config),
         num_clients=int((config.get("federation") or {}).get("num_clients") or 0),
     )
 

@@ -12,8 +12,14 @@ from dataclasses import dataclass, field
 
 from fedbench.metrics import get_metric
 from fedbench.results.published import Published
-from fedbench.results.ranking import Place
-from fedbench.results.record import ModelKind, PrivacyRecord, RunRecord, ScoreRecord
+from fedbench.results.ranking import MeanRank, Place
+from fedbench.results.record import (
+    ModelKind,
+    PrivacyLevel,
+    PrivacyRecord,
+    RunRecord,
+    ScoreRecord,
+)
 from fedbench.results.settings import Setting
 from fedbench.results.specification import LeaderboardSpec
 
@@ -138,8 +144,9 @@ class Row:
     """Least and most over the models of the row."""
     bytes_communicated: tuple[int, int] | None
     setting: Setting = field(default_factory=Setting)
-    privacy: PrivacyRecord | None = None
-    """What privacy cost, in the seed where it cost most; None where nothing was accounted."""
+    privacy: tuple[PrivacyRecord, ...] = ()
+    """What privacy cost at each level, in the seed where it cost most; empty where nothing was
+    accounted for."""
 
     @property
     def is_complete(self) -> bool:
@@ -233,6 +240,8 @@ class Table:
     """Task key -> version, hash and number of items, in words."""
     ranks: Mapping[str, Place] = field(default_factory=dict)
     """By label of the row; without rows that have no value or no answers on the primary column."""
+    mean_ranks: Mapping[str, MeanRank] = field(default_factory=dict)
+    """The same rows; empty where the primary column is no average over tasks."""
     published: Published | None = None
 
     @property
@@ -248,9 +257,10 @@ class Table:
         return next((c for c in shown if c.name == wanted), shown[0])
 
     @property
-    def is_private(self) -> bool:
-        """Whether the privacy of any row was accounted for."""
-        return any(row.privacy is not None for row in self.rows)
+    def privacy_levels(self) -> list[PrivacyLevel]:
+        """At which levels the privacy of any row was accounted for."""
+        found = {spent.level for row in self.rows for spent in row.privacy}
+        return sorted(found)
 
     @property
     def views(self) -> list[View]:

@@ -5,9 +5,9 @@ Plain text, shared by every rendering; each escapes it in its own way.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from fedbench.results.record import PrivacyRecord
+from fedbench.results.record import PrivacyLevel, PrivacyRecord
 from fedbench.results.resampling import FEW_UNITS
 from fedbench.results.table import FEDERATED, Cell, Column, MethodDifference, Row, Table, View
 
@@ -15,6 +15,12 @@ _MEANS = {
     "local": "mean local: every client's own model, trained alone, averaged over clients",
     "client": "mean client: every client's own model of a federation that has no global one, "
     "averaged over clients",
+}
+_PROTECTED: dict[PrivacyLevel, str] = {
+    "client": "Per client: whoever sees all that the server sent learns little more of what one "
+    "client holds.",
+    "example": "Per example: whoever sees all that clients sent learns little more of any one of "
+    "their training rows.",
 }
 
 
@@ -68,10 +74,12 @@ def footnotes(table: Table) -> list[str]:
         "Trained on: samples that a model has learned from, repeats counted; for a federated model "
         "the sum over clients. Sent: bytes up and down, by all clients."
     )
-    if table.is_private:
+    if table.privacy_levels:
         notes.append(privacy_note(table))
     if table.ranks:
         notes.append(rank_note(table))
+    if table.mean_ranks:
+        notes.append(mean_rank_note(table))
     lacking = {
         cell.no_interval for row in table.rows for cell in row.cells.values() if cell.no_interval
     }
@@ -91,12 +99,12 @@ def how_to_fill(table: Table) -> str:
 def privacy_note(table: Table) -> str:
     """How to read what privacy cost."""
     text = (
-        "Privacy: epsilon of the whole training, for the client and in the seed that it cost most; "
-        "whoever sees all that the server sent learns little more of what one client holds."
+        "Privacy: epsilon of the whole training, for the client and in the seed that it cost most. "
     )
-    if any(row.privacy is not None and row.privacy.simulated for row in table.rows):
+    text += " ".join(_PROTECTED[level] for level in table.privacy_levels)
+    if any(spent.simulated for row in table.rows for spent in row.privacy):
         text += (
-            " Simulated: noise and cohorts came from the seed, so that epsilon is what secret ones "
+            " Simulated: noise and draws came from the seed, so that epsilon is what secret ones "
             "would cost, and protects nobody here."
         )
     return text
@@ -111,6 +119,15 @@ def rank_note(table: Table) -> str:
         "to all rows less those that are clearly worse, so that 2–4 is a tie. Clearly: p ≤ "
         f"{1 - table.spec.confidence:.2g} on the same items, after Holm's correction for all "
         f"{pairs} pairs of rows; the trained models are taken as given."
+    )
+
+
+def mean_rank_note(table: Table) -> str:
+    """How to read the mean ranks."""
+    return (
+        f"Mean rank: a row's rank by its scores on {', '.join(table.primary.tasks)} as they are, 1 "
+        f"the best of {len(table.mean_ranks)}, averaged over these tasks; the interval resamples "
+        "their items."
     )
 
 
@@ -182,12 +199,28 @@ def rank_text(table: Table, row: Row) -> str:
     return "—" if rank is None else str(rank)
 
 
+def has_mean_ranks(table: Table, view: View) -> bool:
+    """Whether the view shows the average over whose tasks rows have a mean rank."""
+    return bool(table.mean_ranks) and table.primary in view.columns
+
+
+def mean_rank_text(table: Table, row: Row) -> str:
+    """``2.3 [1.7, 3.0]``."""
+    rank = table.mean_ranks.get(row.label)
+    if rank is None:
+        return "—"
+    if rank.low is None or rank.high is None:
+        return f"{rank.value:.1f}"
+    return f"{rank.value:.1f} [{rank.low:.1f}, {rank.high:.1f}]"
+
+
 def view_head(table: Table, view: View) -> list[str]:
     """The headings of `view_body`."""
     unit = f" ({view.columns[0].unit})" if view.columns[0].unit else ""
     names = [column.title + unit for column in view.columns]
     ranks = ["rank"] if has_ranks(table, view) else []
-    cost = ["trained on", "sent", *(["privacy"] if table.is_private else [])]
+    ranks += ["mean rank"] if has_mean_ranks(table, view) else []
+    cost = ["trained on", "sent", *(["privacy"] if table.privacy_levels else [])]
     return ["method", *ranks, *names, *cost, "unparsed", "failed"]
 
 
@@ -197,10 +230,11 @@ def view_body(table: Table, view: View) -> list[list[str]]:
         [
             row.label,
             *([rank_text(table, row)] if has_ranks(table, view) else []),
+            *([mean_rank_text(table, row)] if has_mean_ranks(table, view) else []),
             *(_full_text(row.cells[column], column) for column in view.columns),
             trained_on(row),
             size(row.bytes_communicated),
-            *([privacy_text(row.privacy)] if table.is_private else []),
+            *([privacy_text(row.privacy)] if table.privacy_levels else []),
             share(counts.num_unparsed, counts.num_answers),
             share(counts.num_failed, counts.num_answers),
         ]
@@ -251,12 +285,14 @@ def trained_on(row: Row) -> str:
     return _span(row.train_examples, lambda n: f"{n:,}") + each
 
 
-def privacy_text(spent: PrivacyRecord | None) -> str:
-    """``ε 3.9 (δ 1e-05)``; a dash where nothing was accounted."""
-    if spent is None:
-        return "—"
-    simulated = ", simulated" if spent.simulated else ""
-    return f"ε {spent.epsilon:.3g} (δ {spent.delta:g}{simulated})"
+def privacy_text(privacy: Sequence[PrivacyRecord]) -> str:
+    """``ε 3.9 per client (δ 1e-05)``; a dash where nothing was accounted for."""
+    texts = [
+        f"ε {spent.epsilon:.3g} per {spent.level} (δ {spent.delta:g}"
+        f"{', simulated' if spent.simulated else ''})"
+        for spent in privacy
+    ]
+    return "; ".join(texts) or "—"
 
 
 def size(span: tuple[int, int] | None) -> str:

@@ -11,7 +11,7 @@ run() {
 run iid '{by: iid}' &
 run dirichlet-1 '{by: dirichlet, alpha: 1.0}' &
 wait
-run dirichlet-0.1 '{by: dirichlet, alpha: 0.1}' &
+run dirichlet-0.1 '{by: dirichlet, alpha: 0.1, min_rows: 10}' &
 run one-label '{by: shards, per_client: 1}' &
 wait
 

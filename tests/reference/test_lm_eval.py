@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from fedbench.config import ModelConfig, Pretrain
 from fedbench.data.rows import open_mirror
 from fedbench.evaluation import lm_eval_tasks
 from fedbench.evaluation.catalogue import load_tasks
@@ -24,6 +23,7 @@ from fedbench.evaluation.task import load_items
 from fedbench.generation.backend import Answer, Checkpoint
 from fedbench.generation.transformers import TransformersBackend
 from fedbench.metrics import get_metric
+from fedbench.model_config import ModelConfig, Pretrain
 from fedbench.pretrain import make_llama, make_tokenizer
 from fedbench.results.record import ModelId
 from fedbench.results.samples import Answers

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from fedbench.config import Local, ModelConfig
+from fedbench.config import Local
 from fedbench.data.tokenize import Tokens
 from fedbench.federated.client import batches, train_client
 from fedbench.federated.message import ClientMessage
 from fedbench.federated.state import State
 from fedbench.model import BaseModel, add_lora, get_state, load_base
+from fedbench.model_config import ModelConfig
 
 STEPS = 5
 LOCAL = Local(max_steps=STEPS, batch_size=4, learning_rate=5e-3, max_grad_norm=None)

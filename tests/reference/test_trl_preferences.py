@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from fedbench.config import Local, Lora, ModelConfig
+from fedbench.config import Local
 from fedbench.data.tokenize import Pair, Rated
 from fedbench.federated.client import accumulate, batches, reference_scores, train_client
 from fedbench.federated.message import ClientMessage
@@ -23,6 +23,7 @@ from fedbench.federated.reading import Reader
 from fedbench.federated.settings import DpoObjective, KtoObjective
 from fedbench.federated.state import State, combine
 from fedbench.model import BaseModel, add_lora, get_state, load_base, set_state, trainable
+from fedbench.model_config import Lora, ModelConfig
 
 STEPS, BATCH = 4, 4
 LORA = Lora(r=2, alpha=4)

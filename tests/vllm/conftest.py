@@ -35,7 +35,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Llama with heads of 32: vLLM's attention on CPU knows none of 16."""
-    from fedbench.config import Pretrain
+    from fedbench.model_config import Pretrain
     from fedbench.pretrain import make_llama, make_tokenizer
 
     config = Pretrain(
@@ -111,8 +111,8 @@ def adapters(make_adapter: Callable[..., Checkpoint]) -> list[Checkpoint]:
 @pytest.fixture(scope="session")
 def vllm(base: Path, adapters: list[Checkpoint], base_checkpoint: Checkpoint) -> Iterator[Any]:
     """The backend, with one engine for all tests that do not end it."""
-    from fedbench.config import ModelConfig
     from fedbench.generation.vllm.backend import VllmBackend, VllmOptions
+    from fedbench.model_config import ModelConfig
 
     config = ModelConfig(name=str(base), device="cpu")
     options = VllmOptions(max_num_seqs=16, merge="never")
@@ -131,7 +131,7 @@ def taught(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def transformers_backend(base: Path) -> Any:
-    from fedbench.config import ModelConfig
     from fedbench.generation.transformers import TransformersBackend
+    from fedbench.model_config import ModelConfig
 
     return TransformersBackend(str(base), ModelConfig(name=str(base), device="cpu"))

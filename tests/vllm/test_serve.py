@@ -102,7 +102,7 @@ def make_models(place: Path) -> tuple[Path, dict[str, Path]]:
     """A Llama of some fifty thousand parameters, and two adapters that do something."""
     import peft
 
-    from fedbench.config import Pretrain
+    from fedbench.model_config import Pretrain
     from fedbench.pretrain import make_llama, make_tokenizer
 
     config = Pretrain(

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from asking_engines import LABELS, PHRASES, TEMPLATE, ask, closest, jobs_of, questions
 
-from fedbench.config import ModelConfig
 from fedbench.errors import FedbenchError
 from fedbench.generation.backend import Answer, Checkpoint
+from fedbench.model_config import ModelConfig
 
 
 def test_what_lora_kernels_cannot_serve_is_merged(

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from fedbench import __version__
-from fedbench.config import ModelConfig
 from fedbench.data.templates import Template
 from fedbench.errors import ConfigError, FedbenchError
 from fedbench.generation.backend import (
@@ -35,6 +34,7 @@ from fedbench.generation.ray.cluster import Cluster
 from fedbench.generation.ray.shares import Shares
 from fedbench.generation.ray.slot import Slot, placed, placed_base
 from fedbench.generation.ray.worker import Order, Told, Worker
+from fedbench.model_config import ModelConfig
 
 START_SECONDS = 600.0
 """How long workers may take to start where none is left that answers."""

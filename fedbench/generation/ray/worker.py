@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from fedbench import __version__
-from fedbench.config import ModelConfig
 from fedbench.errors import CheckpointError, ConfigError, FedbenchError, MissingExtraError
 from fedbench.generation.backend import (
     Answer,
@@ -24,6 +23,7 @@ from fedbench.generation.backend import (
     Request,
 )
 from fedbench.generation.opening import Engine, open_backend
+from fedbench.model_config import ModelConfig
 from fedbench.provenance import device
 from fedbench.weights import weights_hash
 

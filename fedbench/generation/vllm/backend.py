@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from fedbench.base_facts import read_base
-from fedbench.config import ModelConfig
 from fedbench.data.templates import Template
 from fedbench.errors import FedbenchError, MissingExtraError
 from fedbench.generation.backend import (
@@ -38,6 +37,7 @@ from fedbench.generation.vllm.engine import DeadEngineError, Engine, EngineOptio
 from fedbench.generation.vllm.engines import Engines
 from fedbench.generation.vllm.times import ServingTimes
 from fedbench.model import load_base, pick_device
+from fedbench.model_config import ModelConfig
 from fedbench.resources import cache_directory
 
 _WINDOW = 2  # requests in the engine per request that it answers at once: its queue never runs dry

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fedbench.config import ModelConfig
 from fedbench.generation.backend import Checkpoint
 from fedbench.generation.vllm.engine import Engine, EngineOptions
 from fedbench.generation.vllm.serving import (
@@ -20,6 +19,7 @@ from fedbench.generation.vllm.serving import (
     serving_of,
     write_zero_adapter,
 )
+from fedbench.model_config import ModelConfig
 
 _log = logging.getLogger(__name__)
 _ZERO = "zero"

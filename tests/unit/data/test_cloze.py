@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from fedbench.config import Cloze
 from fedbench.data.cloze import BLANK, NONE, cloze
 from fedbench.data.datasets import Example
 from fedbench.data.templates import Turn
+from fedbench.model_config import Cloze
 
 
 def text(words: str, kind: str = "news") -> Example:

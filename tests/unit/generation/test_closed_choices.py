@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedbench.config import ModelConfig
 from fedbench.data.example import Example
 from fedbench.data.preference_tokens import tokenize_pairs
 from fedbench.data.templates import Turn, get_template, unanswered
@@ -17,6 +16,7 @@ from fedbench.federated.layout import padded
 from fedbench.federated.reading import read
 from fedbench.generation.backend import Question, Request, Sampling
 from fedbench.generation.transformers import TransformersBackend
+from fedbench.model_config import ModelConfig
 
 TEMPLATE = get_template("vicuna")
 PAIRS = [

@@ -14,9 +14,9 @@ from click.testing import CliRunner
 from fake_server import FakeServer, chat_reply, running
 
 from fedbench import cli
-from fedbench.config import ModelConfig
 from fedbench.errors import ConfigError
 from fedbench.generation.opening import CPU_TOKENS, Engine, open_backend
+from fedbench.model_config import ModelConfig
 from fedbench.results.record import read_run, read_scores
 
 TASK = {

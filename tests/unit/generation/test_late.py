@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from fedbench import prepared_files
-from fedbench.config import ModelConfig
 from fedbench.data.templates import Template, Turn, get_template
 from fedbench.errors import CheckpointError
 from fedbench.generation.backend import Question, Request, Sampling, Written
+from fedbench.model_config import ModelConfig
 
 pytest.importorskip("transformers", reason="transformers is not installed")
 

@@ -20,13 +20,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedbench.checkpoints import foreign_checkpoint
-from fedbench.config import ModelConfig
 from fedbench.data.templates import Turn, get_template
 from fedbench.errors import CheckpointError
 from fedbench.evaluation.asking import Asking
 from fedbench.generation.backend import Answer, Batch, Job, Question, Request, Sampling, Written
 from fedbench.generation.store import AnswerStore
 from fedbench.generation.transformers import TransformersBackend
+from fedbench.model_config import ModelConfig
 from fedbench.weights import weight_files
 
 LABELS = ("negative", "neutral", "positive")

@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedbench.config import ModelConfig
 from fedbench.errors import CheckpointError, ConfigError, FedbenchError, MissingExtraError
 from fedbench.generation.backend import Checkpoint, Job, Request, Sampling
 from fedbench.generation.opening import Engine, open_backend
@@ -22,6 +21,7 @@ from fedbench.generation.ray.shares import LEAST, Shares
 from fedbench.generation.ray.slot import abroad
 from fedbench.generation.ray.worker import Order, Worker
 from fedbench.generation.workers import Workers
+from fedbench.model_config import ModelConfig
 from fedbench.results.record import ModelId
 
 

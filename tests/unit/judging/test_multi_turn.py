@@ -189,8 +189,8 @@ def test_thoughts_of_an_earlier_answer_are_not_told_again(
 def test_the_resident_model_reads_its_own_answer_in_the_second_turn(
     tmp_path: Path, store: AnswerStore, tiny_base_directory: Path
 ) -> None:
-    from fedbench.config import ModelConfig
     from fedbench.generation.transformers import TransformersBackend
+    from fedbench.model_config import ModelConfig
     from fedbench.weights import base_hash
 
     config = ModelConfig(name=str(tiny_base_directory), device="cpu")

@@ -1,6 +1,7 @@
-"""Averages, ranks, gains and gaps over a suite; seeds as their own level; ranks with ties."""
+"""Mean ranks over tasks; ranks with ties; seeds as their own level; small sets; effects."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -8,10 +9,9 @@ import pytest
 from fedbench.metrics import METRICS, Metric
 from fedbench.metrics.metric import Array
 from fedbench.results.clustered_shares import beta_binomial_posterior
-from fedbench.results.composites import Suite, ranks
 from fedbench.results.contrasts import joint_bootstrap
 from fedbench.results.effects import paired_effect
-from fedbench.results.ranking import PairTest, places
+from fedbench.results.ranking import MeanRank, PairTest, TaskScores, mean_ranks, places
 from fedbench.results.seeds import over_seeds
 from fedbench.results.statistics import score_interval
 
@@ -36,58 +36,45 @@ def shares(right: int, of: int) -> Array:
     return values((np.arange(of) < right).astype(float))
 
 
-def suite(metric: Metric = RATING, tasks: int = 3, size: int = 200) -> Suite:
-    """Local 5.0, FedAvg 5.5 and centralised 5.8 on every item but for noise of 0.5."""
+def tasks(metric: Metric, means: Sequence[float], number: int = 3) -> list[TaskScores]:
+    """Models with the given means on every item but for noise of 0.5; 200 items a task."""
     generator = np.random.default_rng(0)
-    found = {}
-    for number in range(tasks):
-        item = generator.normal(0, 1, size)
-        models = [values(item + m + generator.normal(0, 0.5, size)) for m in (5.0, 5.5, 5.8)]
-        found[f"task{number}"] = joint_bootstrap(metric, models)
-    return Suite(["local", "fedavg", "central"], found)
-
-
-def test_the_average_of_a_suite_has_the_error_of_independent_tasks() -> None:
-    found = suite().average("fedavg")
-    assert found.value == pytest.approx(5.5, abs=0.15)
-    # Items have a variance of 1 + 0.25, three tasks of 200 of them: √(1.25 / 600) = 0.0456.
-    assert found.interval.stderr == pytest.approx(0.0456, rel=0.1)
-
-
-def test_gains_and_gaps_are_paired_and_therefore_narrow() -> None:
-    made = suite()
-    gain = made.gain_over("fedavg", ["local"])
-    gap = made.gap_to("fedavg", "central")
-    # Only the noise remains: √(2 · 0.25 / 600) = 0.0289.
-    assert (gain.interval.stderr, gap.interval.stderr) == pytest.approx((0.0289, 0.0289), rel=0.1)
-    assert gain.interval.low < 0.5 < gain.interval.high
-    assert gap.interval.low < 0.3 < gap.interval.high
-
-
-def test_a_gain_is_positive_where_less_is_better_too() -> None:
-    assert suite(LOSS).gain_over("local", ["fedavg", "central"]).value == pytest.approx(
-        0.65, abs=0.1
-    )
-    assert suite(LOSS).average("local").value > 0
+    found = []
+    for _ in range(number):
+        item = generator.normal(0, 1, 200)
+        models = [values(item + m + generator.normal(0, 0.5, 200)) for m in means]
+        joint = joint_bootstrap(metric, models)
+        found.append(TaskScores(joint.scores, joint.draws, metric.higher_is_better))
+    return found
 
 
 def test_mean_ranks_lie_between_first_and_last() -> None:
-    found = suite().mean_rank()
-    assert [found[m].value for m in ("central", "fedavg", "local")] == [1.0, 2.0, 3.0]
-    assert suite(LOSS).mean_rank()["local"].value == 1.0
+    assert [rank.value for rank in mean_ranks(tasks(RATING, (5.0, 5.5, 5.8)))] == [3.0, 2.0, 1.0]
+    assert [rank.value for rank in mean_ranks(tasks(LOSS, (5.0, 5.5, 5.8)))] == [1.0, 2.0, 3.0]
 
 
 def test_a_mean_rank_that_the_items_leave_open_has_a_wide_interval() -> None:
-    generator = np.random.default_rng(0)
-    item = generator.normal(0, 1, 100)
-    alike = [values(item + generator.normal(0, 0.5, 100)) for _ in range(3)]
-    found = Suite(["a", "b", "c"], {"task": joint_bootstrap(RATING, alike)}).mean_rank()
-    assert max(e.interval.high - e.interval.low for e in found.values()) >= 1.0
+    def width(number: int) -> float:
+        alike = mean_ranks(tasks(RATING, (5.0, 5.0, 5.0), number))
+        return max((rank.high or 0.0) - (rank.low or 0.0) for rank in alike)
+
+    assert width(1) >= 1.0
+    assert width(12) < width(1)  # more tasks know it better
+
+
+def test_tasks_of_few_items_give_a_mean_rank_without_an_interval() -> None:
+    none = np.empty((0, 2))
+    found = mean_ranks(
+        [TaskScores(np.array(s), none, True) for s in ([0.7, 0.9], [0.8, 0.9], [0.9, 0.8])]
+    )
+    assert found == [MeanRank(pytest.approx(5 / 3)), MeanRank(pytest.approx(4 / 3))]
 
 
 def test_equal_scores_share_a_rank() -> None:
-    assert ranks(np.array([0.7, 0.9, 0.9, 0.1]), RATING).tolist() == [3.0, 1.5, 1.5, 4.0]
-    assert ranks(np.array([0.7, 0.9, 0.9, 0.1]), LOSS).tolist() == [2.0, 3.5, 3.5, 1.0]
+    scores, none = np.array([0.7, 0.9, 0.9, 0.1]), np.empty((0, 4))
+    for higher, expected in [(True, [3.0, 1.5, 1.5, 4.0]), (False, [2.0, 3.5, 3.5, 1.0])]:
+        found = mean_ranks([TaskScores(scores, none, higher)])
+        assert [rank.value for rank in found] == expected
 
 
 def test_ties_are_shown_as_ties() -> None:

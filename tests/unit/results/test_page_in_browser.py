@@ -25,6 +25,17 @@ playwright = pytest.importorskip("playwright.sync_api", reason="playwright is no
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 HOSTILE = "<script>document.title = 'broken'</script><img src=x onerror=\"document.title = 1\">"
 Open = Callable[..., Any]
+DISTANCE = """([one, other]) => {
+  const pixel = colour => {
+    const canvas = document.createElement("canvas").getContext("2d");
+    canvas.fillStyle = colour;
+    canvas.fillRect(0, 0, 1, 1);
+    return [...canvas.getImageData(0, 0, 1, 1).data];
+  };
+  const [a, b] = [pixel(one), pixel(other)];
+  return Math.hypot(...a.map((value, n) => value - b[n]));
+}"""
+"""How far two colours of CSS are from each other, in red, green and blue."""
 
 
 @pytest.fixture(scope="module")
@@ -72,11 +83,18 @@ def finance() -> Table:
     return build(spec, [made])
 
 
-def two_splits() -> list[Results]:
-    """The same federation over an iid and a skewed split."""
+SPLITS: dict[str, dict[str, Any]] = {
+    "even": {"data": {"partition": {"by": "iid"}}},
+    "skewed": {"data": {"partition": {"by": "dirichlet", "alpha": 0.1}}},
+}
+MODELS = {name: {"model": {"name": f"owner/{name}"}} for name in ("small", "large")}
+
+
+def two_settings(settings: dict[str, dict[str, Any]]) -> list[Results]:
+    """The same federation in two settings."""
     made = []
-    for name, rule in (("even", {"by": "iid"}), ("skewed", {"by": "dirichlet", "alpha": 0.1})):
-        run = results(federation(), path=Path(name), config={"data": {"partition": rule}})
+    for name, config in settings.items():
+        run = results(federation(), path=Path(name), config=config)
         assert run.run is not None
         made.append(dataclasses.replace(run, run=run.run.model_copy(update={"run": name})))
     return made
@@ -123,13 +141,21 @@ def test_a_domain_filters_the_columns(open_page: Open) -> None:
 
 
 def test_a_split_is_filtered_and_the_base_stays(open_page: Open) -> None:
-    made = two_splits()
+    made = two_settings(SPLITS)
     page = open_page(build(spec_for(None, made[0].scores), made))
     page.get_by_label("dirichlet 0.1", exact=True).check(force=True)
     shown = labels(page)
     assert "fedavg · dirichlet 0.1" in shown
     assert "fedavg · iid" not in shown
     assert "base" in shown
+
+
+def test_a_base_model_is_filtered_with_its_own_base(open_page: Open) -> None:
+    made = two_settings(MODELS)
+    page = open_page(build(spec_for(None, made[0].scores), made))
+    page.get_by_label("large", exact=True).check(force=True)
+    assert {label.split(" · ")[-1] for label in labels(page)} == {"large"}
+    assert "base · large" in labels(page)
 
 
 def test_a_row_is_found_by_typing(open_page: Open) -> None:
@@ -145,6 +171,23 @@ def test_every_picture_is_drawn(open_page: Open) -> None:
         assert page.locator(f"#{name} svg").last.is_visible(), name
     page.locator("#column").select_option(label="medqa (weighted_f1)")
     assert "medqa" in page.locator("#curves svg").last.get_attribute("aria-label")
+
+
+def test_the_heat_map_colours_the_best_row_of_a_column_most(open_page: Open) -> None:
+    page = open_page(finance())
+    rows = page.locator("table.heat tbody tr")
+    assert rows.count() == 6
+
+    def colour(label: str) -> str:
+        name = page.get_by_role("cell", name=label, exact=True)
+        cell = rows.filter(has=name).locator("td").nth(1)
+        return str(cell.evaluate("td => getComputedStyle(td).backgroundColor"))
+
+    colours = [colour(label) for label in ("base", "mean local", "fedavg", "centralised")]
+    assert len(set(colours)) == 4  # better from one to the next
+    paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    strengths = [page.evaluate(DISTANCE, [colour, paper]) for colour in colours]
+    assert strengths == sorted(strengths)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -56,23 +56,60 @@ def test_a_row_tells_epsilon_of_its_dearest_seed_in_every_rendering() -> None:
     cost = [spent("fedavg", 1.0, 3.9), spent("fedavg", 1.0, 4.0, seed=1)]
     made = table(run("a", *cost, seeds=(0, 1), privacy=PRIVATE), seeds=(0, 1))
     fedavg = row(made, "fedavg")
-    assert fedavg.privacy is not None
-    assert fedavg.privacy.epsilon == 4.0
-    assert row(made, "base").privacy is None
+    assert [one.epsilon for one in fedavg.privacy] == [4.0]
+    assert row(made, "base").privacy == ()
     for text in (render_markdown(made), render_html(made)):
-        assert "ε 4 (δ 1e-05)" in text
-        assert "fedavg, seed 1: ε 1, 4 after rounds 1, 2 (δ 1e-05, rdp)" in text
+        assert "ε 4 per client (δ 1e-05)" in text
+        assert "fedavg, seed 1: ε per client 1, 4 after rounds 1, 2 (δ 1e-05, rdp)" in text
+        assert "more of what one client holds" in text
+        assert "per example" not in text.lower()
         assert "simulated" not in text.lower().replace("privacy_simulated", "")
     assert "epsilon of the whole training" in render_latex(made)
     cells = {line["row"]: line for line in csv.DictReader(render_csv(made).splitlines())}
     assert (cells["fedavg"]["epsilon"], cells["fedavg"]["delta"]) == ("4.0", "1e-05")
     assert cells["base"]["epsilon"] == ""
+    assert "example_epsilon" not in cells["fedavg"]
+
+
+def test_epsilons_of_clients_and_of_examples_stand_side_by_side_under_their_names() -> None:
+    rows = {"level": "example", "delta": 1e-6}
+    both = [
+        spent("fedavg", 4.0, simulated=True),
+        spent("fedavg", 8.0, 9.0, **rows),
+        spent("fedavg", 8.0, 9.5, seed=1, **rows),
+        spent("fedprox", 7.0, **rows),
+    ]
+    made = table(run("a", *both, seeds=(0, 1), privacy=PRIVATE), seeds=(0, 1))
+    for text in (render_markdown(made), render_html(made)):
+        assert "ε 4 per client (δ 1e-05, simulated); ε 9.5 per example (δ 1e-06)" in text
+        assert "ε 7 per example (δ 1e-06)" in text
+        assert "fedavg, seed 0: ε per example 8, 9 after rounds 1, 2 (δ 1e-06, rdp)" in text
+        assert "any one of their training rows" in text
+    assert "Per example: whoever sees all that clients sent" in render_latex(made)
+    cells = {line["row"]: line for line in csv.DictReader(render_csv(made).splitlines())}
+    fedavg, fedprox = cells["fedavg"], cells["fedprox"]
+    assert (fedavg["epsilon"], fedavg["example_epsilon"]) == ("4.0", "9.5")
+    assert (fedavg["delta"], fedavg["example_delta"]) == ("1e-05", "1e-06")
+    assert (fedavg["privacy_simulated"], fedavg["example_privacy_simulated"]) == ("True", "False")
+    assert (fedprox["epsilon"], fedprox["example_epsilon"]) == ("", "7.0")
+
+
+def test_runs_whose_rows_are_hidden_in_other_ways_are_settings_of_their_own() -> None:
+    noisy = {"local": {"dp_sgd": {"noise_multiplier": 0.8}}}
+    aimed = {"local": {"dp_sgd": {"target_epsilon": 4.0}}}
+    made = table(run("a", **noisy), run("b", **aimed), run("c", privacy=PRIVATE, **aimed))
+    labels = {row.label for row in made.rows}
+    assert {
+        "fedavg · example noise 0.8",
+        "fedavg · example epsilon 4",
+        "fedavg · epsilon 4, example epsilon 4",
+    } <= labels
 
 
 def test_noise_from_the_seed_is_called_simulated() -> None:
     made = table(run("a", spent("fedavg", 2.0, simulated=True), privacy=PRIVATE))
     text = render_markdown(made)
-    assert "ε 2 (δ 1e-05, simulated)" in text
+    assert "ε 2 per client (δ 1e-05, simulated)" in text
     assert "protects nobody here" in text
 
 
@@ -85,8 +122,8 @@ def test_a_table_without_private_rows_has_no_column_for_privacy() -> None:
 def test_private_and_plain_runs_are_settings_of_their_own() -> None:
     private = run("a", spent("fedavg", 4.0), privacy=PRIVATE)
     made = table(private, run("b", privacy=None))
-    assert row(made, "fedavg · epsilon 4").privacy is not None
-    assert row(made, "fedavg · not private").privacy is None
+    assert row(made, "fedavg · epsilon 4").privacy
+    assert row(made, "fedavg · not private").privacy == ()
 
 
 def test_many_rounds_are_told_by_some_of_them() -> None:

@@ -119,6 +119,8 @@ def test_the_data_of_a_page_cannot_end_their_element() -> None:
         (None, "not recorded"),
         ({"by": "iid"}, "iid"),
         ({"by": "dirichlet", "alpha": 0.5}, "dirichlet 0.5"),
+        ({"by": "dirichlet", "alpha": 0.1, "min_rows": 10}, "dirichlet 0.1"),
+        ({"by": "shards", "per_client": 1}, "shards, 1 per client"),
         ({"by": "label_skew", "shares": [0.7, 0.3]}, "label_skew, shares 0.7 and 0.3"),
     ],
 )

@@ -234,14 +234,19 @@ def command(
 
 
 def _tell_the_rest(place: Path, records: Sequence[ScoreRecord]) -> None:
-    """What the table does not show: what was left out, what waits for a judge, where programs ran.
+    """What the table does not show: the judge, what was left out or waits, where programs ran.
 
-    The reasons have been told when it began, and are in the record.
+    Why something was left out has been told when it began, and is in the record.
     """
+    from fedbench.judging.report import report_of
     from fedbench.results.record import read_run
 
     run = read_run(place)
     facts = run.facts if run else {}
+    scored = {record.task_key for record in records}
+    judged = {key: own for key, own in facts.get("judged", {}).items() if key in scored}
+    for line in report_of(records, judged, facts.get("judge's usage")):
+        say(line)
     if left_out := facts.get("left_out"):
         say(f"left out, {len(left_out)}: {', '.join(left_out)}; why: left_out in {place}/run.json")
     if waiting := facts.get("needs a judge"):

@@ -189,4 +189,8 @@ def test_what_is_no_run_is_refused_in_words(cli: Cli, project: Project, command:
     assert "holds no committed round; train the run first" in untrained.stderr
     suite = cli("score", "--ckpt", project.directory, "--suite", command, cwd=project.directory)
     assert suite.code == 2
-    assert f"call `fedbench {command} RUN`" in suite.stderr
+    assert "holds no committed round; train the run first" in suite.stderr
+    elsewhere = cli("score", "--ckpt", project.file("absent"), "--suite", command)
+    assert elsewhere.code == 2
+    assert f"--suite {command}: " in elsewhere.stderr
+    assert "absent is no trained run" in elsewhere.stderr

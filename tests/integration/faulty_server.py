@@ -115,23 +115,25 @@ def running(server: FaultyServer) -> Iterator[FaultyServer]:
                     self.wfile.write(content[: len(content) // 2])
                     self.close_connection = True
                 case "twice":
-                    self._send(200, content)
-                    self._send(200, content)
+                    self._send(200, content, times=2)
                     self.close_connection = True
                 case _:
                     self._send(200, content)
 
         def _head(self, status: int, length: int, wait: str | None = None) -> None:
-            self.send_response(status)
-            if wait is not None:
-                self.send_header("Retry-After", wait)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(length))
-            self.end_headers()
+            self.wfile.write(self._headers(status, length, wait))
 
-        def _send(self, status: int, content: bytes, wait: str | None = None) -> None:
-            self._head(status, len(content), wait)
-            self.wfile.write(content)
+        def _headers(self, status: int, length: int, wait: str | None) -> bytes:
+            lines = [f"HTTP/1.1 {status} {self.responses[status][0]}"]
+            lines += [f"Retry-After: {wait}"] if wait is not None else []
+            lines += ["Content-Type: application/json", f"Content-Length: {length}"]
+            return "\r\n".join([*lines, "", ""]).encode()
+
+        def _send(
+            self, status: int, content: bytes, wait: str | None = None, times: int = 1
+        ) -> None:
+            """At once, as a copy that comes after the next request would pass for its answer."""
+            self.wfile.write((self._headers(status, len(content), wait) + content) * times)
 
         def log_message(self, *args: Any) -> None:
             pass

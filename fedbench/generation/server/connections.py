@@ -3,6 +3,9 @@
 The library's own choice, httpx, spends most of a request's time in Python: with many requests at
 once it is what limits them. The adapter for aiohttp that `openai` ships takes an answer for the
 next one where a server sends one twice, and says of a lost connection that it took too long.
+
+Of what arrives when the next request is on its way already, nobody can tell that it is no answer to
+it: HTTP/1.1 has no numbers for requests. Servers do not send such things.
 """
 
 from __future__ import annotations

@@ -77,8 +77,12 @@ async def _ask_all(
                 # One is written in the loop's first pass and sent in the second. Without the gate
                 # the loop would write the requests behind all answers that came together before
                 # it sent the first: they would come together again, and the server be idle.
-                await asyncio.sleep(0)
-                await asyncio.sleep(0)
+                try:
+                    await asyncio.sleep(0)
+                    await asyncio.sleep(0)
+                except asyncio.CancelledError:
+                    asking.cancel()
+                    raise
             try:
                 outbox.put((item, await asking))
             except Exception as error:  # noqa: BLE001 - raised where the answers are read

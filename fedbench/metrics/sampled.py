@@ -16,9 +16,7 @@ ItemScore = Callable[[Sequence[Read], str | float, int], float]
 """(samples of an item, at least k of them; its reference; k) -> its score."""
 
 
-def of_samples(
-    prefix: str, score: ItemScore, describe: Callable[[int], str], source: str
-) -> None:
+def of_samples(prefix: str, score: ItemScore, describe: Callable[[int], str], source: str) -> None:
     """Register the metrics ``prefix@1``, ``prefix@2`` and so on, each the mean over items.
 
     They are found by name, and have no value where an item has fewer samples than k.

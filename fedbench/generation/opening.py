@@ -130,7 +130,7 @@ def served_model(engine: Engine) -> Checkpoint:
     Raises:
         ConfigError: no server is described.
     """
-    from fedbench.generation.server.backend import server_checkpoint
+    from fedbench.generation.server.served import server_checkpoint
 
     backend = _server((), engine)
     try:

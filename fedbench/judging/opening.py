@@ -117,7 +117,8 @@ def open_judge(config: JudgeConfig, *, to_ask: bool = True) -> Judge:
 def _served(config: JudgeConfig, to_ask: bool) -> tuple[Any, Any, str]:
     assert config.server is not None
     try:
-        from fedbench.generation.server.backend import open_server, server_checkpoint
+        from fedbench.generation.server.backend import open_server
+        from fedbench.generation.server.served import server_checkpoint
     except ImportError as error:
         raise MissingExtraError("a judge on a server", "openai") from error
     from urllib.parse import urlsplit

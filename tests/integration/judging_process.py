@@ -14,8 +14,9 @@ from fedbench.data.templates import Turn, get_template
 from fedbench.evaluation.evaluate import table_of
 from fedbench.evaluation.task import Item, Task
 from fedbench.generation.backend import Answer, Question, Sampling
-from fedbench.generation.server.backend import OpenAIBackend, server_checkpoint
+from fedbench.generation.server.backend import OpenAIBackend
 from fedbench.generation.server.client import ServerClient
+from fedbench.generation.server.served import server_checkpoint
 from fedbench.generation.store import AnswerStore
 from fedbench.judging.conversations import Answered, OpenEndedAnswers
 from fedbench.judging.judge import Judge

@@ -27,8 +27,9 @@ from fedbench.errors import FedbenchError
 from fedbench.evaluation.catalogue import load_task
 from fedbench.evaluation.evaluate import evaluate
 from fedbench.evaluation.task import load_items
-from fedbench.generation.server.backend import OpenAIBackend, server_checkpoint
+from fedbench.generation.server.backend import OpenAIBackend
 from fedbench.generation.server.client import ServerClient
+from fedbench.generation.server.served import server_checkpoint
 from fedbench.generation.store import AnswerStore
 
 HERE = Path(__file__).parent

@@ -27,10 +27,11 @@ import torch
 from fedbench.data.templates import Turn, get_template
 from fedbench.errors import CheckpointError
 from fedbench.generation.backend import Answer, Checkpoint, Job, Question, Request, Sampling
-from fedbench.generation.server.backend import OpenAIBackend, server_checkpoint
+from fedbench.generation.server.backend import OpenAIBackend
 from fedbench.generation.server.client import ServerClient
 from fedbench.generation.server.likelihoods import Means, find_means, loglikelihoods
 from fedbench.generation.server.responses import ServerError
+from fedbench.generation.server.served import server_checkpoint
 from fedbench.results.record import ModelId
 
 CHAT_TEMPLATE = (

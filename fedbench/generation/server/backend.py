@@ -8,7 +8,6 @@ at hand, so that the server reads the same tokens as the other backends do.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -35,8 +34,8 @@ from fedbench.generation.server.client import Message, ServerClient
 from fedbench.generation.server.likelihoods import Means, find_means, loglikelihoods
 from fedbench.generation.server.pacing import OneKindAtOnce
 from fedbench.generation.server.responses import ModelCard, Unanswered
+from fedbench.generation.server.served import adapter_name, server_hash
 from fedbench.generation.server.spending import PRICES, Usage
-from fedbench.results.record import ModelId
 
 _UNLIMITED = 10**9  # tokens; no text is as long
 _CANARY_CHOICES = 4
@@ -361,30 +360,6 @@ def open_server(
         adapters=config.adapters,
         load_adapters=config.load_adapters,
         constrain=config.constrain,
-    )
-
-
-def adapter_name(checkpoint: Checkpoint) -> str:
-    """The name under which a server has exactly these weights."""
-    return f"fedbench-{checkpoint.weights_hash}"
-
-
-def server_hash(base_url: str, model: str) -> str:
-    """Stands for the hash of weights that nobody outside the server can see."""
-    return hashlib.sha256(json.dumps([base_url, model]).encode()).hexdigest()[:16]
-
-
-def server_checkpoint(client: ServerClient) -> Checkpoint:
-    """The model that a server has, where there is no checkpoint of it here."""
-    digest = server_hash(client.base_url, client.model)
-    return Checkpoint(
-        model=ModelId(method=client.model, model_kind="base"),
-        kind="base",
-        directory=None,
-        base=client.model,
-        weights_hash=digest,
-        base_hash=digest,
-        selected_by="only",
     )
 
 

@@ -23,14 +23,10 @@ from fedbench.generation.backend import (
     Written,
 )
 from fedbench.generation.server.access import read_server
-from fedbench.generation.server.backend import (
-    OpenAIBackend,
-    adapter_name,
-    open_server,
-    server_checkpoint,
-)
+from fedbench.generation.server.backend import OpenAIBackend, open_server
 from fedbench.generation.server.client import ServerClient
 from fedbench.generation.server.responses import ServerError
+from fedbench.generation.server.served import adapter_name, server_checkpoint
 from fedbench.generation.server.spending import BudgetError
 from fedbench.results.record import ModelId
 

@@ -19,14 +19,15 @@ def without_thoughts(
 
     A chat template may open the thought itself, at the end of the prompt.
     """
-    bare = [
-        replace(answer, text=_behind(answer.text, request.prompt.rstrip().endswith(OPEN)))
-        if answer.text is not None
-        else answer
-        for answer, request in zip(answers, requests, strict=True)
-    ]
-    changed = sum(one.text != other.text for one, other in zip(answers, bare, strict=True))
-    return bare, changed
+    bare, num_changed = list(answers), 0
+    for position, (answer, request) in enumerate(zip(answers, requests, strict=True)):
+        if answer.text is None:
+            continue
+        text = _behind(answer.text, request.prompt.rstrip().endswith(OPEN))
+        if text != answer.text:
+            bare[position] = replace(answer, text=text)
+            num_changed += 1
+    return bare, num_changed
 
 
 def _behind(text: str, opened: bool) -> str:

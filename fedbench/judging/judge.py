@@ -105,8 +105,9 @@ class Judge:
             ConfigError: a field that the rubric needs is absent.
         """
         sampling = self.sampling(rubric, attempt)
+        of_repeat = {n: replace(sampling, index=n) for n in {one.repeat for one in asked}}
         questions = [
-            Question(rubric.render(**one.fields), "generate", replace(sampling, index=one.repeat))
+            Question(rubric.render(**one.fields), "generate", of_repeat[one.repeat])
             for one in asked
         ]
         return [

@@ -94,8 +94,8 @@ def plan(
         own = _answers_to(question, answers, turns, "the model")
         against = _answers_to(question, baseline, turns, "the baseline")[0] if baseline else None
         for sample, answer in enumerate(own):
-            for one in _of_answer(protocol, question, turns, answer, against):
-                planned += [replace(one, sample=sample, repeat=repeat) for repeat in range(repeats)]
+            for one in _of_answer(protocol, question, turns, answer, against, sample):
+                planned += [one, *(replace(one, repeat=repeat) for repeat in range(1, repeats))]
     return planned
 
 
@@ -105,20 +105,27 @@ def _of_answer(
     turns: int,
     answer: Sequence[str],
     against: Sequence[str] | None,
+    sample: int,
 ) -> Iterator[PlannedJudgment]:
     """One answer in all its turns and orders."""
     for turn in range(1, turns + 1):
         asked = _asked_fields(question, turn)
         if against is None:
             fields = asked | _shown("answer", answer, turn)
-            yield PlannedJudgment(question.id, turn, fields, question.category)
+            yield PlannedJudgment(question.id, turn, fields, question.category, sample=sample)
             continue
         lengths = (len(answer[turn - 1]), len(against[turn - 1]))
         for order in protocol.orders:
             first, second = (answer, against) if order == "ab" else (against, answer)
             fields = asked | _shown("answer_a", first, turn) | _shown("answer_b", second, turn)
             yield PlannedJudgment(
-                question.id, turn, fields, question.category, order, lengths=lengths
+                question.id,
+                turn,
+                fields,
+                question.category,
+                order,
+                sample=sample,
+                lengths=lengths,
             )
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+from collections.abc import Mapping
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -132,7 +133,7 @@ class Rubric(Part):
         values = dict.fromkeys(self.optional) | {
             k: v for k, v in fields.items() if k in self.fields
         }
-        system, user = (_template(text).render(values) for text in (self.system, self.user))
+        system, user = (_rendered(text, values) for text in (self.system, self.user))
         return (Turn(user, system=system),)
 
     def read(self, text: str, *, truncated: bool = False) -> Verdict:
@@ -202,6 +203,11 @@ def _rubric_file(name: str) -> Path:
 
 def _directory() -> Path:
     return resources.directory("tasks") / "rubrics"
+
+
+def _rendered(text: str, values: Mapping[str, str | None]) -> str:
+    # Most system messages are the same for all: Jinja would take longer for them than the network.
+    return _template(text).render(values) if "{" in text else text
 
 
 @lru_cache(maxsize=64)

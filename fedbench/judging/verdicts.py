@@ -63,6 +63,7 @@ _RATINGS = (
     rf"\A{_OPEN}{_NUMBER}{_OUT_OF}{_CLOSE}[.]?\Z",
     rf"\n{_OPEN}{_NUMBER}{_OUT_OF}{_CLOSE}[.]?\Z",
 )
+_JSON = json.JSONDecoder()
 
 
 def read_verdict(form: VerdictFormat, text: str, *, truncated: bool = False) -> Verdict:
@@ -324,10 +325,10 @@ def _objects(text: str, plain: str, fields: Sequence[str]) -> Iterator[dict[str,
 
 
 def _decoded(text: str) -> Iterator[dict[str, Any]]:
-    decoder, place = json.JSONDecoder(), text.find("{")
+    place = text.find("{")
     while place >= 0:
         try:
-            value, end = decoder.raw_decode(text, place)
+            value, end = _JSON.raw_decode(text, place)
         except (ValueError, RecursionError):
             end = place + 1
         else:

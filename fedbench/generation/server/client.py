@@ -103,7 +103,7 @@ class ServerClient:
         try:
             import openai
 
-            from fedbench.generation.server.connections import Connections
+            from fedbench.generation.server.connections import HttpClient
         except ImportError as error:
             raise MissingExtraError("the openai backend", "openai") from error
         self.base_url = checked_url(base_url)
@@ -130,7 +130,7 @@ class ServerClient:
             api_key=self._key or "none",
             timeout=timeout,
             max_retries=0,  # its own retries know no budget and no common pause
-            http_client=openai.DefaultAsyncHttpxClient(transport=Connections()),
+            http_client=HttpClient(),
         )
 
     def stream(

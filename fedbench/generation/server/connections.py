@@ -6,6 +6,8 @@ next one where a server sends one twice, and says of a lost connection that it t
 
 Of what arrives when the next request is on its way already, nobody can tell that it is no answer to
 it: HTTP/1.1 has no numbers for requests. Servers do not send such things.
+
+Requests to one server differ in their bodies alone, so that the rest is put together once.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import urllib.request
 from collections.abc import Iterator
+from typing import Any
 
 import aiohttp
 import httpx2  # what `openai` is built on
@@ -23,6 +26,55 @@ _IDLE = 5.0
 """Seconds after which an idle connection is not used again; servers close it about then."""
 _TRIES = 3
 """Connections that are taken up for a request until one can be used."""
+
+
+class HttpClient(httpx2.AsyncClient):
+    """httpx's client over `Connections`, for many requests that have the same head.
+
+    Address and headers of a request are checked, merged and encoded when they are first seen; the
+    requests behind it that have the same ones get only a body of their own.
+    """
+
+    def __init__(self) -> None:
+        # As `openai` has it: a server may send requests on to where it has moved.
+        super().__init__(transport=Connections(), follow_redirects=True)
+        self._last: tuple[object, httpx2.Request] | None = None
+
+    def build_request(
+        self,
+        method: str,
+        url: httpx2.URL | str,
+        *,
+        content: Any = None,
+        headers: Any = None,
+        timeout: Any = httpx2.USE_CLIENT_DEFAULT,
+        **other: Any,
+    ) -> httpx2.Request:
+        """As httpx has it.
+
+        Raises:
+            httpx2.InvalidURL: the address is none.
+        """
+        is_usual = isinstance(content, bytes) and isinstance(headers, list)
+        if not is_usual or self.cookies or any(value is not None for value in other.values()):
+            return super().build_request(
+                method, url, content=content, headers=headers, timeout=timeout, **other
+            )
+        head = (method, url, tuple(headers), timeout)
+        if self._last is None or self._last[0] != head:
+            self._last = head, super().build_request(method, url, headers=headers, timeout=timeout)
+        known = self._last[1]
+        own_headers = httpx2.Headers(known.headers)
+        own_headers["Content-Length"] = str(len(content))
+        request = httpx2.Request(
+            method,
+            known.url,
+            headers=own_headers,
+            stream=httpx2.ByteStream(content),
+            extensions=known.extensions,
+        )
+        request.read()
+        return request
 
 
 class Connections(httpx2.AsyncBaseTransport):
@@ -61,7 +113,7 @@ async def _answer(
         request.method,
         URL(str(request.url), encoded=True),
         headers=[(name.decode(), value.decode()) for name, value in request.headers.raw],
-        data=request.content or None,
+        data=await request.aread() or None,
         timeout=aiohttp.ClientTimeout(total=seconds),
         allow_redirects=False,
     ) as response:
@@ -77,7 +129,8 @@ def _session_with(url: httpx2.URL) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_IDLE, ssl=certificates),
         request_class=_Request,
-        auto_decompress=False,  # httpx does it
+        auto_decompress=False,  # httpx does it, and keeps the cookies
+        cookie_jar=aiohttp.DummyCookieJar(),
         proxy=_proxy_before(url),  # aiohttp would read the environment for each request
     )
 

@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
+_AHEAD = 4
+"""The caller may be at the disk for as long as two rounds of answers take, and none waits."""
 
 
 def answered(
@@ -24,7 +26,7 @@ def answered(
 
     Args:
         loop: runs in another thread.
-        items: drawn as there is room, up to twice as many as are asked about.
+        items: drawn as there is room, up to `_AHEAD` times as many as are asked about.
         ask: about one of them.
         at_once: how many are asked about at the same time.
         last: an exception of `ask` behind which no item is drawn.
@@ -40,8 +42,8 @@ def answered(
     try:
         while True:
             # The loop finds the next items in its inbox, and is woken once for many of them.
-            if end is None and num_open <= at_once:
-                drawn = list(itertools.islice(waiting, 2 * at_once - num_open))
+            if end is None and num_open <= (_AHEAD - 1) * at_once:
+                drawn = list(itertools.islice(waiting, _AHEAD * at_once - num_open))
                 loop.call_soon_threadsafe(_put_all, inbox, drawn)
                 num_open += len(drawn)
             if not num_open:

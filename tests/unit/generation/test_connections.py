@@ -14,7 +14,7 @@ pytest.importorskip("openai")
 
 import httpx2
 
-from fedbench.generation.server.connections import Connections
+from fedbench.generation.server.connections import Connections, HttpClient
 
 Handle = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n"
@@ -140,3 +140,64 @@ def test_a_proxy_of_the_environment_is_used_and_not_for_hosts_beside_it(
         monkeypatch.setenv("no_proxy", "judge.invalid")
         with pytest.raises(httpx2.ConnectError):
             post("http://judge.invalid/v1", "a")
+
+
+@pytest.mark.parametrize(
+    "heads",
+    [
+        [("http://a/v1/x", [("Content-Type", "application/json")], 3.0)] * 3,
+        [("http://a/v1/x", [("N", str(n % 2)), ("Accept", "text/plain")], 3.0) for n in range(4)],
+        [(f"http://a:{n}/v1", [("N", "1")], 3.0) for n in (1, 2, 1)],
+        [("http://a/v1/x", [("N", "1")], seconds) for seconds in (1.0, None, 2.0)],
+    ],
+    ids=["same", "headers", "addresses", "timeouts"],
+)
+def test_a_request_with_a_known_head_is_the_one_that_httpx_builds(
+    heads: list[tuple[str, list[tuple[str, str]], float | None]],
+) -> None:
+    ours, theirs = HttpClient(), httpx2.AsyncClient()
+    for number, (url, headers, seconds) in enumerate(heads):
+        built = [
+            client.build_request(
+                "POST", url, content=b"x" * number, headers=headers, timeout=seconds, files=None
+            )
+            for client in (ours, theirs)
+        ]
+        one, other = [
+            (r.method, r.url, sorted(r.headers.raw), r.content, r.extensions) for r in built
+        ]
+        assert one == other
+
+
+def posted(url: str, num: int) -> list[str]:
+    """What comes back for as many requests with the same head and bodies of their own."""
+
+    async def run() -> list[str]:
+        async with HttpClient() as client:
+            answers = []
+            for number in range(num):
+                request = client.build_request(
+                    "POST", url, content=b"b" * number, headers=[("N", "1")], timeout=5.0
+                )
+                answers.append((await client.send(request)).text)
+            return answers
+
+    return asyncio.run(run())
+
+
+def test_a_cookie_comes_back_once_and_a_request_is_sent_on_whole() -> None:
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            head = (await reader.readuntil(b"\r\n\r\n")).lower()
+            body = await reader.readexactly(
+                int(head.split(b"content-length: ")[1].split(b"\r\n")[0])
+            )
+            if b"post /moved" not in head:
+                writer.write(b"HTTP/1.1 307 Temporary Redirect\r\nLocation: /moved\r\n")
+                writer.write(b"Set-Cookie: route=7\r\nContent-Length: 0\r\n\r\n")
+                continue
+            told = b"%d cookies, %s" % (head.count(b"route=7"), body)
+            writer.write(OK % len(told) + told)
+
+    with serving(handle) as url:
+        assert posted(url, 3) == ["1 cookies, ", "1 cookies, b", "1 cookies, bb"]

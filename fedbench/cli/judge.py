@@ -67,8 +67,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--length-control",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
+    metavar="FILE|hub",
     help="AlpacaEval's df_gamed.csv, for its length-controlled win rate.",
 )
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N items.")
@@ -108,7 +107,7 @@ def command(
     parser: str | None,
     labels: Path | None,
     answers: Path | None,
-    length_control: Path | None,
+    length_control: str | None,
     rubric: str | None,
     task: str | None,
     baseline: Path | None,

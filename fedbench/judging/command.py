@@ -28,7 +28,7 @@ from fedbench.judging.conversations import (
 from fedbench.judging.estimate import Estimate, estimate
 from fedbench.judging.judge import Judge
 from fedbench.judging.judged import Baseline, Case, baseline_from, case_of, facts_of, judge_case
-from fedbench.judging.length_control import read_length_control
+from fedbench.judging.length_control import get_length_control
 from fedbench.judging.opening import JudgeConfig, open_judge
 from fedbench.judging.protocols import length_control_of
 from fedbench.judging.report import report_of
@@ -65,7 +65,7 @@ def find_cases(
     task: str | None = None,
     baseline: Path | None = None,
     prompts: Path | None = None,
-    length_control: Path | None = None,
+    length_control: str | Path | None = None,
     limit: int | None = None,
     repeats: int = 1,
 ) -> list[Case]:
@@ -77,7 +77,7 @@ def find_cases(
         task: name; by default the tasks of the directory, or the one that the rubric is of.
         baseline: answers to compare with, for rubrics of pairs; by default the task's own.
         prompts: FastChat's ``judge_prompts.jsonl``, where no mirror holds it.
-        length_control: AlpacaEval's ``df_gamed.csv``, for its length-controlled rate.
+        length_control: AlpacaEval's ``df_gamed.csv``, or ``hub``, for its length-controlled rate.
         limit: only the first items, of files.
         repeats: how often the judge is asked the same.
 
@@ -95,7 +95,7 @@ def find_cases(
         found = _of_directory(directories[0], task, rubric)
     else:
         found = [read_answer_files(targets, _task_for(task, rubric), limit)]
-    control = read_length_control(length_control) if length_control is not None else None
+    control = get_length_control(length_control) if length_control is not None else None
     cases = []
     for answers in found:
         name = rubric or answers.task.rubric

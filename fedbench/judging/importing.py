@@ -12,7 +12,7 @@ from fedbench.evaluation.catalogue import load_task
 from fedbench.evaluation.task import load_items
 from fedbench.judging.arena import rating_facts
 from fedbench.judging.command import Judged
-from fedbench.judging.length_control import LengthControl, read_length_control
+from fedbench.judging.length_control import LengthControl, get_length_control
 from fedbench.judging.published import models_of_answers, read_judgments
 from fedbench.judging.reliability import reliability, verdicts
 from fedbench.judging.results import record_of
@@ -38,7 +38,7 @@ def import_judgments(
     parser: str | None = None,
     labels: Path | None = None,
     answers: Path | None = None,
-    length_control: Path | None = None,
+    length_control: str | Path | None = None,
     output: Path | None = None,
     command: str = "",
 ) -> Judged:
@@ -51,7 +51,7 @@ def import_judgments(
         parser: ``fastchat`` or ``fedbench`` reads the replies again; None takes the file's scores.
         labels: a file of people's labels, to say how far the judge agrees with them.
         answers: FastChat's answers that Vicuna's reviews are of, which say whose they are.
-        length_control: AlpacaEval's ``df_gamed.csv``, for its length-controlled rate.
+        length_control: AlpacaEval's ``df_gamed.csv``, or ``hub``, for its length-controlled rate.
         output: results directory; ``scores/<name of the first file>`` by default.
         command: the command line, for the record.
 
@@ -63,7 +63,7 @@ def import_judgments(
     place = output or Path("scores") / name
     digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
     rows = _rows(files, task, parser, models_of_answers(answers) if answers else {})
-    control = read_length_control(length_control) if length_control is not None else None
+    control = get_length_control(length_control) if length_control is not None else None
     run_hash = claim_scores(
         place,
         {

@@ -12,7 +12,8 @@ that was told to be concise, are added with weight 0.2 / 2 each and without c, s
 estimated from models that differ in little else.
 
 Difficulties and those two models' judgments are in AlpacaEval's ``df_gamed.csv`` (on the hub, in
-tatsu-lab/alpaca_eval), which `read_length_control` reads; they belong to its judge and baseline.
+tatsu-lab/alpaca_eval), which `read_length_control` reads from a file and `get_length_control` from
+the mirror or the hub; they belong to its judge and baseline.
 Without them the same model is fitted on length and c alone. That estimate has another name, and is
 withheld where hardly any answer is longer than the baseline's, or shorter: the effect of length
 cannot be told from that of the model then.
@@ -31,7 +32,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fedbench.errors import DataError
+from fedbench.data.rows import open_mirror
+from fedbench.errors import DataError, MissingExtraError
 from fedbench.judging.files import rows_of_file
 from fedbench.metrics.metric import Array
 from fedbench.results.intervals import Interval, percentile_interval
@@ -45,6 +47,11 @@ MIN_SIDE = 0.1
 DRAWS = 200
 _MAX_STEPS, _MAX_SWEEPS = 100, 1000
 _TOLERANCE, _SMALLEST = 1e-14, 1e-6
+HUB = "hub"
+"""In place of a file: AlpacaEval's own."""
+_REPOSITORY, _FILE = "tatsu-lab/alpaca_eval", "df_gamed.csv"
+_REVISION = "2edc6fad8be6b14ea7230aabfd08188da6b8b814"
+_SHA256 = "97aeec3f1c7de6dee6fd31fe66f1702623f4614c3efe1c6fc5f4927cd5fd674d"
 _COLUMNS = ("preference", "index", "std_delta_len", "instruction_difficulty", "not_gamed_baseline")
 
 
@@ -200,6 +207,50 @@ def _penalised_minimum(start: Array, slope: Array, curvature: Array, penalty: fl
         if np.abs(w - before).max() < 1e-12:
             break
     return w
+
+
+def get_length_control(named: str | Path) -> LengthControl:
+    """What a user names: a file, or ``hub`` for AlpacaEval's own, pinned by its hash.
+
+    The mirror at FEDBENCH_DATA is looked at first, for ``reference/alpaca_eval/df_gamed.csv``.
+
+    Raises:
+        DataError: it is missing, is another version, or lacks a column.
+    """
+    if str(named) != HUB:
+        return read_length_control(named)
+    file = _in_mirror() or _from_hub()
+    if hashlib.sha256(file.read_bytes()).hexdigest() != _SHA256:
+        raise DataError(
+            f"{file}: is not AlpacaEval's {_FILE} of revision {_REVISION[:12]} (sha256 differs); "
+            "fetch it again, or name this file with --length-control"
+        )
+    return read_length_control(file)
+
+
+def _in_mirror() -> Path | None:
+    mirror = open_mirror(None)
+    file = mirror.directory / "reference" / "alpaca_eval" / _FILE if mirror else None
+    return file if file is not None and file.is_file() else None
+
+
+def _from_hub() -> Path:
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise MissingExtraError(f"{_FILE} from the hub", "train") from error
+    try:
+        return Path(
+            huggingface_hub.hf_hub_download(
+                _REPOSITORY, _FILE, repo_type="dataset", revision=_REVISION
+            )
+        )
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise DataError(
+            f"{_FILE}: the hub did not give it from {_REPOSITORY} ({reason}); check network and "
+            "access, or fetch it elsewhere and name the file with --length-control"
+        ) from error
 
 
 def read_length_control(file: str | Path) -> LengthControl:

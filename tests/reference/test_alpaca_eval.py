@@ -20,9 +20,9 @@ from fedbench.judging.length_control import (
     GAMED_WEIGHT,
     STRENGTHS,
     LengthControl,
+    get_length_control,
     length_controlled,
     rate_at_equal_length,
-    read_length_control,
 )
 from fedbench.judging.published import read_judgments, weighted_preference
 from fedbench.judging.scores import win_scores
@@ -273,13 +273,14 @@ def test_a_fit_to_published_annotations_gives_the_rate_of_alpaca_evals_procedure
 @needs_data
 @pytest.mark.parametrize("model", ["alpaca-7b", "text_davinci_001"])
 def test_length_controlled_rates_of_annotations_are_those_of_the_leaderboard(model: str) -> None:
-    file = reference("alpaca_eval/df_gamed.csv")
-    if not file.exists():
-        pytest.skip(f"AlpacaEval's df_gamed.csv, which is on the hub only, is not at {file}")
+    try:
+        control = get_length_control("hub")
+    except DataError as error:
+        pytest.skip(f"AlpacaEval's own data on lengths is neither in the mirror nor had: {error}")
     rows = read_judgments(
         annotations(model, "weighted_alpaca_eval_gpt4_turbo"), numbers=alpaca_numbers()
     )
-    scores = win_scores(rows, equal_length=True, control=read_length_control(file))
+    scores = win_scores(rows, equal_length=True, control=control)
     [found] = [one.value for one in scores if one.metric == "length_controlled_win_rate"]
     assert 100 * (found or 0) == pytest.approx(coefficients_and_rates()[model][2], abs=0.1)
 

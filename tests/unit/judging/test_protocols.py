@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import Counter
 from pathlib import Path
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedbench.errors import ConfigError, DataError
+from fedbench.judging import length_control
 from fedbench.judging.agreement import (
     agreement,
     cohen_kappa,
@@ -23,6 +25,7 @@ from fedbench.judging.arena import arena_scores, bradley_terry, fit_bradley_terr
 from fedbench.judging.length_control import (
     LengthControl,
     fit_l1,
+    get_length_control,
     length_controlled,
     read_length_control,
 )
@@ -494,6 +497,47 @@ def test_length_control_reads_alpaca_evals_file(tmp_path: Path) -> None:
     file.write_text(file.read_text().replace("concise,1,0.3,0.1,-2.0,False", "m,1,0.3,0.1,-2,True"))
     with pytest.raises(DataError, match="holds rows of models that are not gamed"):
         read_length_control(file)
+
+
+GAMED = (
+    "model,index,preference,std_delta_len,instruction_difficulty,not_gamed_baseline\n"
+    "verbose,0,0.6,-0.5,1.5,False\nconcise,0,0.2,0.7,1.5,False\n"
+)
+
+
+def test_length_control_of_the_hub_is_alpaca_evals_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the hub's own cache holds it, without a network."""
+    pytest.importorskip("huggingface_hub")
+    import huggingface_hub.constants
+
+    monkeypatch.delenv("FEDBENCH_DATA", raising=False)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(DataError, match=r"df_gamed.csv: the hub did not give it .*check network"):
+        get_length_control("hub")
+    repository = tmp_path / "datasets--tatsu-lab--alpaca_eval"
+    file = repository / "snapshots" / length_control._REVISION / "df_gamed.csv"
+    file.parent.mkdir(parents=True)
+    file.write_text(GAMED)
+    with pytest.raises(DataError, match=r"is not AlpacaEval's df_gamed.csv of revision 2edc6fad8b"):
+        get_length_control("hub")
+    monkeypatch.setattr(length_control, "_SHA256", hashlib.sha256(GAMED.encode()).hexdigest())
+    assert get_length_control("hub").difficulty == {"0": 1.5}
+
+
+def test_length_control_of_a_mirror_comes_before_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "reference" / "alpaca_eval" / "df_gamed.csv"
+    file.parent.mkdir(parents=True)
+    file.write_text(GAMED)
+    (tmp_path / "MANIFEST.json").write_text("[]")
+    monkeypatch.setenv("FEDBENCH_DATA", str(tmp_path))
+    with pytest.raises(DataError, match=r"reference.*is not AlpacaEval's df_gamed.csv"):
+        get_length_control("hub")
+    assert get_length_control(file).difficulty == {"0": 1.5}
 
 
 def test_a_question_without_a_difficulty_is_named() -> None:

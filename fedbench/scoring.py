@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -263,7 +263,7 @@ def write_results(
         run_hash=run_hash,
         command=command or (before.command if before else ""),
         config=dict(config) if config is not None else None,
-        facts=known | counted | judging | dict(facts or {}),
+        facts=_still_left_out(known, result.tables) | counted | judging | dict(facts or {}),
         seconds=spent | dict(seconds or {}),
         privacy=before.privacy if before else (),
         **made,
@@ -272,6 +272,13 @@ def write_results(
     samples = list(result.samples.values())
     write_lm_eval_files(output / LM_EVAL, scores, samples, record, result.checkpoints)
     return scores
+
+
+def _still_left_out(known: Mapping[str, Any], scored: Container[str]) -> dict[str, Any]:
+    """What is known from earlier commands; a task that they left out may be scored now."""
+    left_out = {key: why for key, why in known.get("left_out", {}).items() if key not in scored}
+    others = {name: fact for name, fact in known.items() if name != "left_out"}
+    return others | ({"left_out": left_out} if left_out else {})
 
 
 def score_answer_file(

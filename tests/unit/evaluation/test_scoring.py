@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from fedbench.errors import ConfigError, DataError, OutputError
-from fedbench.results.record import ScoreRecord, read_run, read_scores
-from fedbench.results.samples import read_samples
+from fedbench.errors import ConfigError, OutputError
+from fedbench.results.record import ScoreRecord, read_run, read_scores, write_run
 from fedbench.scoring import score, score_answer_file
 
 LABELS = ["no", "yes"]
@@ -57,53 +56,6 @@ def accuracy(records: list[ScoreRecord]) -> ScoreRecord:
     return next(record for record in records if record.metric == "accuracy")
 
 
-def test_answers_are_scored_without_a_model(task: str, tmp_path: Path) -> None:
-    file = answers(tmp_path, *answered("Yes.", "yes", "perhaps", "no"))
-    records = score_answer_file(file, [task], output=tmp_path / "out")
-    record = accuracy(records)
-    assert record.value == 0.5  # items 0 and 3
-    assert (record.num_examples, record.num_scored) == (4, 4)
-    assert (record.num_failed, record.num_unparsed) == (0, 1)
-    assert (record.method, record.model_kind, record.backend) == ("mine", "reference", "answers")
-
-
-def test_the_order_of_lines_does_not_matter(task: str, tmp_path: Path) -> None:
-    lines = answered("yes", "no", "no", "no")
-    one = score_answer_file(answers(tmp_path, *lines), [task], output=tmp_path / "one")
-    other = score_answer_file(answers(tmp_path, *lines[::-1]), [task], output=tmp_path / "other")
-    assert accuracy(one).value == accuracy(other).value == 0.75
-
-
-def test_items_without_an_answer_have_failed(task: str, tmp_path: Path) -> None:
-    file = answers(tmp_path, *answered("yes", "no", "yes"))
-    record = accuracy(score_answer_file(file, [task], output=tmp_path / "out"))
-    assert record.value is None  # one in four failed, more than one in twenty
-    assert (record.num_scored, record.num_failed) == (3, 1)
-    [table] = read_samples(tmp_path / "out").values()
-    assert table.answers[0].errors == {3: "no answer in the file"}
-
-
-def test_what_was_scored_is_on_disk(task: str, tmp_path: Path) -> None:
-    file = answers(tmp_path, *answered("yes", "no", "yes", "no"))
-    records = score_answer_file(file, [task], output=tmp_path / "out", command="fedbench score ...")
-    assert read_scores(tmp_path / "out") == records
-    run = read_run(tmp_path / "out")
-    assert run is not None
-    assert run.command == "fedbench score ..."
-    assert run.run_hash == records[0].run_hash
-
-
-def test_a_missing_answer_file_is_named(task: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"absent\.jsonl: cannot be read"):
-        score_answer_file(tmp_path / "absent.jsonl", [task], output=tmp_path / "out")
-
-
-def test_answers_are_to_one_task(task: str, tmp_path: Path) -> None:
-    file = answers(tmp_path, *answered("yes"))
-    with pytest.raises(ConfigError, match="one task, but --tasks names 2"):
-        score_answer_file(file, [task, "headlines"], output=tmp_path / "out")
-
-
 def test_the_same_scoring_may_be_repeated_and_another_needs_another_directory(
     task: str, tmp_path: Path
 ) -> None:
@@ -115,6 +67,21 @@ def test_the_same_scoring_may_be_repeated_and_another_needs_another_directory(
     with pytest.raises(OutputError, match=r"holds the scores of another command .*choose another"):
         score_answer_file(file, [task], output=tmp_path / "out")
     assert read_scores(tmp_path / "out") == again
+
+
+def test_what_was_left_out_and_is_scored_now_is_no_longer_left_out(
+    task: str, tmp_path: Path
+) -> None:
+    file, out = answers(tmp_path, *answered("yes", "no", "yes", "no")), tmp_path / "out"
+    [*_, record] = score_answer_file(file, [task], output=out)
+    run = read_run(out)
+    assert run is not None
+    left_out = {record.task_key: "needs a package", "other": "needs a compiler"}
+    write_run(out, run.model_copy(update={"facts": {**run.facts, "left_out": left_out}}))
+    score_answer_file(file, [task], output=out)
+    again = read_run(out)
+    assert again is not None
+    assert again.facts["left_out"] == {"other": "needs a compiler"}
 
 
 @pytest.mark.parametrize("name", ["scores.jsonl", "run.yaml"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import itertools
 import json
 from collections.abc import Iterator
@@ -192,6 +194,25 @@ def test_another_judge_rubric_repeat_or_answer_is_asked_anew(
     assert num_asked(case_of(talks, own, repeats=3)) == 8
     assert num_asked(case_of(others, own)) == 1
     assert num_asked(case_of(talks, own)) == 0
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_old_objects_are_collected_again_behind_the_judging(
+    fails: bool, tmp_path: Path, store: AnswerStore
+) -> None:
+    frozen = []
+
+    def reply(prompt: str) -> str:
+        frozen.append(gc.get_freeze_count())
+        if fails:
+            raise KeyboardInterrupt
+        return "Rating: [[5]]"
+
+    case = case_of(answered(task(tmp_path), fedavg=TALKS), get_rubric("mt_bench-fedbench"))
+    with pytest.raises(KeyboardInterrupt) if fails else contextlib.nullcontext():
+        judge_case(case, judge(reply), store)
+    assert min(frozen) > 0
+    assert gc.get_freeze_count() == 0
 
 
 def test_an_answer_that_two_models_gave_is_judged_once(tmp_path: Path, store: AnswerStore) -> None:

@@ -9,7 +9,6 @@ same configuration again repeats nothing that is finished.
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -18,8 +17,7 @@ from typing import Any
 
 import yaml
 
-from fedbench.adapters import save_merged
-from fedbench.checkpoints import BASES, run_checkpoints
+from fedbench.checkpoints import run_checkpoints
 from fedbench.config import Method, RunConfig
 from fedbench.data.canaries import with_canaries
 from fedbench.data.datasets import Example
@@ -42,7 +40,6 @@ from fedbench.model import (
     remove_lora,
     set_state,
 )
-from fedbench.pretrain import pretrained
 from fedbench.provenance import provenance
 from fedbench.results.record import (
     RunRecord,
@@ -51,12 +48,12 @@ from fedbench.results.record import (
     write_atomically,
     write_run,
 )
+from fedbench.run_base import base_directory, started_from
 from fedbench.run_data import describe_data, load_data
 from fedbench.schema import validated
 from fedbench.scoring import Scoring, score_checkpoints, write_results
 from fedbench.tracking import tell_scores, tracked
 from fedbench.training_rows import tokenize_rows
-from fedbench.weights import weights_hash
 
 CONFIG_FILE = "run.yaml"
 PARTITION_FILE = "partition.json"
@@ -226,58 +223,6 @@ def is_trained(config: RunConfig, output: Path, seed: int) -> bool:
         for method in config.methods
         for directory in _training_directories(config, output, method, seed)
     )
-
-
-def base_directory(
-    config: RunConfig, seed: int, private_texts: Sequence[str], output: Path, progress: Progress
-) -> str:
-    """Where the base model of a seed is: a hub id or directory, or one made within the run.
-
-    A base made here is copied from the cache into the run, which is then complete by itself.
-
-    Raises:
-        OutputError: the disk is full.
-    """
-    if config.model.pretrain is None:
-        return str(config.model.name)
-    mirror = config.data.mirror
-    made = pretrained(config.model.pretrain, seed, mirror, private_texts, progress)
-    kept = output.resolve() / BASES / made.name
-    if not kept.is_dir():
-        half = kept.with_name(f".{made.name}")
-        try:
-            shutil.copytree(made, half, dirs_exist_ok=True)
-            half.rename(kept)  # a kill leaves no half copy under its name
-        except OSError as error:
-            raise OutputError(
-                f"{kept}: cannot be written ({error}); free some space or choose another --output, "
-                "then run the same command again"
-            ) from error
-    return str(kept)
-
-
-def started_from(config: RunConfig, place: str, output: Path) -> str:
-    """The base with the adapter merged that the run starts from, kept within the run.
-
-    Raises:
-        CheckpointError: the adapter cannot be read, or belongs to another base.
-        OutputError: the disk is full.
-    """
-    if config.model.start_from is None:
-        return place
-    adapter = Path(config.model.start_from)
-    made = output.resolve() / BASES / f"{Path(place).name}-{weights_hash(adapter)}"
-    if not made.is_dir():
-        half = made.with_name(f".{made.name}")
-        try:
-            save_merged(load_base(place, config.model), adapter, half)
-            half.rename(made)
-        except OSError as error:
-            raise OutputError(
-                f"{made}: cannot be written ({error}); free some space or choose another --output, "
-                "then run the same command again"
-            ) from error
-    return str(made)
 
 
 def write_partition(

@@ -38,7 +38,8 @@ from fedbench.federated.server import Training, train_federated
 from fedbench.model import get_state, load_base, prepare_training, remove_lora
 from fedbench.provenance import provenance
 from fedbench.results.record import RunRecord, write_run
-from fedbench.run import CHECKPOINTS, claim, is_trained, started_from
+from fedbench.run import CHECKPOINTS, claim, is_trained
+from fedbench.run_base import started_from
 from fedbench.run_data import describe_data
 
 LOG = logging.getLogger(__name__)

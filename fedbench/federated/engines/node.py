@@ -20,7 +20,7 @@ from fedbench.data.tokenize import Row
 from fedbench.errors import ConfigError, DataError
 from fedbench.federated.engines.wire import NodeFacts, Order, pack_facts
 from fedbench.federated.engines.worker import Worker, answer, guarded
-from fedbench.run import started_from
+from fedbench.run_base import started_from
 from fedbench.run_data import load_data
 from fedbench.training_rows import tokenize_rows
 

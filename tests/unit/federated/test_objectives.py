@@ -32,7 +32,7 @@ from fedbench.model import (
     trainable,
 )
 from fedbench.model_config import Lora, ModelConfig
-from fedbench.run import started_from
+from fedbench.run_base import started_from
 
 MakeTraining = Callable[..., Training]
 LN2 = math.log(2)

@@ -37,7 +37,7 @@ def answered(
     waiting = iter(items)
     inbox: asyncio.Queue[T] = asyncio.Queue()
     outbox: queue.SimpleQueue[tuple[T, R | Exception]] = queue.SimpleQueue()
-    asking = asyncio.run_coroutine_threadsafe(_ask_all(inbox, ask, outbox, at_once), loop)
+    asking = asyncio.run_coroutine_threadsafe(_ask_all(inbox, ask, outbox, at_once, last), loop)
     num_open, end = 0, None
     try:
         while True:
@@ -67,8 +67,9 @@ async def _ask_all(
     ask: Callable[[T], Coroutine[Any, Any, R]],
     outbox: queue.SimpleQueue[tuple[T, R | Exception]],
     at_once: int,
+    last: type[Exception],
 ) -> None:
-    """Until it is cancelled."""
+    """Until it is cancelled, or one raises something else than `last`."""
     gate = asyncio.Lock()
 
     async def in_turn() -> None:
@@ -87,10 +88,14 @@ async def _ask_all(
                     raise
             try:
                 outbox.put((item, await asking))
-            except Exception as error:  # noqa: BLE001 - raised where the answers are read
-                outbox.put((item, error))
+            except Exception as error:
+                outbox.put((item, error))  # raised where the answers are read
+                if not isinstance(error, last):
+                    raise  # that may be later, and until then nothing further is asked
 
-    await asyncio.gather(*(in_turn() for _ in range(at_once)))
+    async with asyncio.TaskGroup() as group:
+        for _ in range(at_once):
+            group.create_task(in_turn())
 
 
 def _put_all(inbox: asyncio.Queue[T], items: Iterable[T]) -> None:

@@ -92,3 +92,23 @@ def test_other_errors_are_raised_at_once_and_what_runs_is_cancelled(
         with pytest.raises(ValueError, match="no"):
             list(answered(loop, range(5), ask, 2, last=LastError))
         assert cancelled.wait(5)
+
+
+def test_behind_another_error_nothing_is_asked_however_late_it_is_read(
+    loop: asyncio.AbstractEventLoop,
+) -> None:
+    asked = []
+
+    async def ask(item: int) -> int:
+        asked.append(item)
+        if item == 1:
+            raise ValueError("no")
+        return item
+
+    answers = answered(loop, range(100), ask, 1, last=LastError)
+    assert next(answers) == (0, 0)
+    # The caller is busy with an answer while the loop goes on.
+    asyncio.run_coroutine_threadsafe(asyncio.sleep(0.05), loop).result(5)
+    with pytest.raises(ValueError, match="no"):
+        next(answers)
+    assert asked == [0, 1]

@@ -160,6 +160,9 @@ class Checkpoint:
     selected_by: str | None = None
     train_examples: int | None = None
     bytes_communicated: int | None = None
+    architecture: str = ""
+    """Hash of how its weights are computed with, which two models of the same weights may differ
+    in; empty where no configuration is at hand."""
     extra: dict[str, Any] = field(default_factory=dict, compare=False)
 
 

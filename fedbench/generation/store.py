@@ -315,8 +315,10 @@ def _asking_since(owner: str) -> float:
 
 
 def answer_keys(checkpoint: Checkpoint, requests: Sequence[Request], backend: str) -> list[str]:
-    """The key of each request: weights, base, backend, and exactly what is asked."""
-    model = json.dumps([checkpoint.weights_hash, checkpoint.base_hash, backend]).encode()
+    """The key of each request: weights, base, configuration, backend, and exactly what is asked."""
+    named = [checkpoint.weights_hash, checkpoint.base_hash, backend]
+    named += [checkpoint.architecture] if checkpoint.architecture else []
+    model = json.dumps(named).encode()
     return [hashlib.sha256(model + request.digest).hexdigest() for request in requests]
 
 

@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from fedbench.errors import ConfigError
 from fedbench.schema import Part, Positive, read_yaml, validated
 
 Api = Literal["chat", "completions"]
 Form = Literal["auto", "structured_outputs", "response_format", "none"]
+_OWN_FIELDS = {"model", "messages", "prompt", "stream", "n"}
+"""Of a request: with others in their place, answers would be to something else, or unreadable."""
 _Seconds = Annotated[float, Field(gt=0)]
 
 
@@ -50,6 +52,13 @@ class ServerConfig(Part):
     `response_format`, or not at all; by itself the first of a vLLM, the second of OpenAI's own."""
     extra: dict[str, Any] = Field(default_factory=dict)
     """Further fields of every request."""
+
+    @field_validator("extra")
+    @classmethod
+    def _further(cls, extra: dict[str, Any]) -> dict[str, Any]:
+        if own := sorted(_OWN_FIELDS & extra.keys()):
+            raise ValueError(f"{', '.join(own)} is for fedbench to say; remove it")
+        return extra
 
 
 def read_server(file: Path) -> ServerConfig:

@@ -11,6 +11,7 @@ import itertools
 import random
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -56,6 +57,9 @@ _LONGEST_WAIT = 300.0
 _LONGEST_BACKOFF = 60.0
 _GIVE_UP = 10
 """Requests in a row that a server may leave unanswered, each after all of its retries."""
+_FORM_FIELDS = ("response_format", "structured_outputs")
+"""Of a request whose answer is held to a form."""
+_FREE_TEXT = "--no-constrain, or constrain: none of the server, asks for free text"
 _MAX_STOPS = 4
 """Stop strings that the protocol allows; the others are looked for in the answer."""
 
@@ -280,6 +284,7 @@ class ServerClient:
         self, path: str, model: str | None, body: dict[str, Any], kind: type[_B], most: Tokens
     ) -> _B:
         body = body | self.extra | {"model": model or self.model}
+        most = _with_limit_of(body, most)
         for attempt in itertools.count():
             try:
                 response = await self._attempt(path, body, kind, most)
@@ -322,7 +327,10 @@ class ServerClient:
         if status in (401, 402, 403, 404) or error.code == "insufficient_quota":
             return self._refused(error)
         if status not in _RETRIED and status < 500:
-            return self._failed(self._reason(error), by_server=False)
+            reason = self._reason(error)
+            if any(field in reason for field in _FORM_FIELDS):
+                reason += f" ({_FREE_TEXT})"
+            return self._failed(reason, by_server=False)
         wait = retry_after(error.response.headers)
         if wait > _LONGEST_WAIT:
             return ServerError(
@@ -367,6 +375,12 @@ class ServerClient:
     def _reason(self, error: Exception) -> str:
         text = " ".join(f"{error} {error.__cause__ or ''}".split())[:300]
         return text.replace(self._key, "***") if self._key else text
+
+
+def _with_limit_of(body: Mapping[str, Any], most: Tokens) -> Tokens:
+    """What a request can use: further fields may allow longer answers than the sampling does."""
+    limits = [body.get(name) for name in ("max_tokens", "max_completion_tokens")]
+    return replace(most, completion=max([most.completion, *(n for n in limits if type(n) is int)]))
 
 
 def _sampling_fields(sampling: Sampling) -> dict[str, Any]:

@@ -24,18 +24,23 @@ class Pace:
     def __init__(self, per_minute: float | None) -> None:
         self._gap = 60.0 / per_minute if per_minute else 0.0
         self._next = 0.0
+        self._resumes = 0.0
 
     async def turn(self) -> None:
         """Wait until the next request may start."""
-        now = time.monotonic()
-        start = max(now, self._next)
-        self._next = start + self._gap
-        if start > now:
-            await asyncio.sleep(start - now)
+        while True:
+            now = time.monotonic()
+            start = max(now, self._next)
+            self._next = start + self._gap
+            if start > now:
+                await asyncio.sleep(start - now)
+            if start >= self._resumes:
+                return  # otherwise the server asked for a pause meanwhile
 
     def pause(self, seconds: float) -> None:
         """No request starts for so long."""
-        self._next = max(self._next, time.monotonic() + seconds)
+        self._resumes = max(self._resumes, time.monotonic() + seconds)
+        self._next = max(self._next, self._resumes)
 
 
 class OneKindAtOnce:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,6 +20,12 @@ if TYPE_CHECKING:
 
 BASES = "base"
 """Where a run keeps the base models that it made."""
+_PLACES = "a run directory, a PEFT adapter directory, a model directory or a hub id"
+_NAMED = 5
+"""Checkpoints that a message names."""
+_SETTINGS = ("config.json", "generation_config.json")
+_NO_ARITHMETIC = {"_name_or_path", "dtype", "torch_dtype", "transformers_version", "use_cache"}
+"""Of a model's configuration, what its answers do not depend on: the type is the command's."""
 
 
 def find_checkpoints(
@@ -111,9 +119,10 @@ def foreign_checkpoint(
     model = ModelId(method=name or Path(place).name or place, model_kind="merged")
     if not (directory / ADAPTER_CONFIG).exists():
         if not weight_files(directory):
+            within = _checkpoints_within(directory)
             raise CheckpointError(
-                f"{directory}: holds neither {ADAPTER_CONFIG} nor model weights; give a run "
-                "directory, a PEFT adapter directory, a model directory or a hub id"
+                f"{directory}: holds neither {ADAPTER_CONFIG} nor model weights; give "
+                + (f"those within it, each with --ckpt: {within}" if within else _PLACES)
             )
         digest = weights_hash(directory)
         return Checkpoint(
@@ -123,6 +132,33 @@ def foreign_checkpoint(
     digest = weights_hash(directory)
     model = model.model_copy(update={"model_kind": "global"})
     return Checkpoint(model, "adapter", directory, base, digest, "", selected_by="only")
+
+
+def architecture(directory: Path) -> str:
+    """Hash of what a model directory says of computing with its weights, and of ending answers.
+
+    Empty where it says nothing: a hub id goes by its name.
+    """
+    said = {}
+    for name in _SETTINGS:
+        with contextlib.suppress(OSError, ValueError):  # loading the model says what is wrong
+            said[name] = json.loads((directory / name).read_text(encoding="utf-8"))
+    settings, generation = (said.get(name) for name in _SETTINGS)
+    if not isinstance(settings, dict):
+        return ""
+    known = {key: value for key, value in settings.items() if key not in _NO_ARITHMETIC}
+    ends = generation.get("eos_token_id") if isinstance(generation, dict) else None
+    text = json.dumps([known, ends], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _checkpoints_within(directory: Path) -> str:
+    """The adapters one level down, as frameworks save a folder of them; the first few by name."""
+    from fedbench.weights import ADAPTER_CONFIG
+
+    names = sorted(file.parent.name for file in directory.glob(f"*/{ADAPTER_CONFIG}"))
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
 
 
 def _named_apart(checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:

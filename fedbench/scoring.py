@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from fedbench import __version__
-from fedbench.checkpoints import find_checkpoints
+from fedbench.checkpoints import architecture, find_checkpoints
 from fedbench.errors import CheckpointError, ConfigError
 from fedbench.evaluation.answers import score_answers
 from fedbench.evaluation.asking import Progress
@@ -121,6 +121,8 @@ def score(
         raise ConfigError("no checkpoint is given; name at least one with --ckpt")
     if not tasks and suite is None:
         raise ConfigError("no task is given; name some with --tasks or a set with --suite")
+    if not 0 <= seed < 2**32:
+        raise ConfigError(f"--seed {seed}: is no seed; give a number from 0 to {2**32 - 1}")
     loaded = load_tasks(tasks, suite)
     checkpoints = find_checkpoints(ckpt, base_model, rounds) if ckpt else [served_model(engine)]
     name = _name_of(ckpt[0]) if ckpt else checkpoints[0].model.method.replace("/", "-")
@@ -140,29 +142,41 @@ def score(
         "dtype": dtype,
         "fedbench": __version__,
     }
-    run_hash = claim_scores(place, identity)
-    started = time.monotonic()
-    items, left_out = items_of(loaded, limit, seed, skip_missing=skip_missing, progress=progress)
-    scoring = Scoring(
-        model,
-        engine=engine,
-        template=template,
-        allow_inert=allow_inert,
-        thinking=thinking,
-        keep_samples=log_samples,
-    )
-    result = score_checkpoints(checkpoints, items, scoring, progress)
-    return write_results(
-        result,
-        place,
-        run=place.name,
-        run_hash=run_hash,
-        command=command,
-        facts={"left_out": left_out} if left_out else {},
-        seconds={"scoring": elapsed(started)},
-        judge=judge,
-        progress=progress,
-    )
+    with _claimed(place, identity) as run_hash:
+        started = time.monotonic()
+        items, absent = items_of(loaded, limit, seed, skip_missing=skip_missing, progress=progress)
+        scoring = Scoring(
+            model,
+            engine=engine,
+            template=template,
+            allow_inert=allow_inert,
+            thinking=thinking,
+            keep_samples=log_samples,
+        )
+        result = score_checkpoints(checkpoints, items, scoring, progress)
+        return write_results(
+            result,
+            place,
+            run=place.name,
+            run_hash=run_hash,
+            command=command,
+            facts={"left_out": absent} if absent else {},
+            seconds={"scoring": elapsed(started)},
+            judge=judge,
+            progress=progress,
+        )
+
+
+@contextlib.contextmanager
+def _claimed(place: Path, identity: Mapping[str, Any]) -> Iterator[str]:
+    """A results directory for this scoring; one that fails does not bar its correction."""
+    is_new = not (claim := place / "score.json").exists()
+    try:
+        yield claim_scores(place, identity)
+    finally:
+        if is_new and place.is_dir() and list(place.iterdir()) == [claim]:
+            claim.unlink()
+            place.rmdir()
 
 
 def score_checkpoints(
@@ -330,11 +344,13 @@ def by_base(checkpoints: Sequence[Checkpoint]) -> dict[str, list[Checkpoint]]:
 
 
 def on_base(checkpoint: Checkpoint, base_hash: str) -> Checkpoint:
-    """The checkpoint with the hash of the base it will run on.
+    """The checkpoint with the hash of the base it will run on, and its architecture's.
 
     Raises:
         CheckpointError: it was trained on other weights.
     """
+    own = checkpoint.directory if checkpoint.kind == "full" else None
+    checkpoint = replace(checkpoint, architecture=architecture(own or Path(checkpoint.base)))
     if checkpoint.kind == "base":
         return replace(checkpoint, weights_hash=base_hash, base_hash=base_hash)
     if str(checkpoint.directory) == checkpoint.base:

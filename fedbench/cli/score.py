@@ -24,6 +24,9 @@ from fedbench.cli._suites import audit, print_audit, runs_to_audit, split_suites
 if TYPE_CHECKING:
     from fedbench.results.record import ScoreRecord
 
+_OF_ANSWERS = {"answers", "tasks", "subset", "limit", "unsafe_code", "output", "as_json"}
+"""Options that `--answers` heeds."""
+
 
 @click.command("score")
 @click.option(
@@ -172,10 +175,7 @@ def command(
     records: list[ScoreRecord] = []
     audited: list[tuple[Path, str, list[ScoreRecord]]] = []
     if answers is not None:
-        if ckpt:
-            raise click.UsageError("give --ckpt or --answers, not both")
-        if audits:
-            raise click.UsageError(f"--suite {','.join(audits)} is of --ckpt, not of --answers")
+        _refuse_unheeded()
         records = scoring.score_answer_file(
             answers, names, limit=limit, subset=subset, output=output, command=line
         )
@@ -231,6 +231,28 @@ def command(
         place = output or Path("scores") / records[0].run
         _tell_the_rest(place, records)
         say(f"records: {place}")
+
+
+def _refuse_unheeded() -> None:
+    """Refuse what answers that exist have no use for: it would be passed over.
+
+    Raises:
+        UsageError: an option is of asking a model.
+    """
+    context = click.get_current_context()
+    for option in context.command.params:
+        name, flag = str(option.name), option.opts[0]
+        is_given = context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+        if not is_given or name in _OF_ANSWERS:
+            continue
+        if name == "ckpt":
+            raise click.UsageError("give --ckpt or --answers, not both")
+        if name == "suite":
+            raise click.UsageError("--answers are to one task: name it with --tasks, not --suite")
+        raise click.UsageError(
+            f"--answers takes answers that exist, and {flag} is about asking a model; leave one of "
+            "them out"
+        )
 
 
 def _tell_the_rest(place: Path, records: Sequence[ScoreRecord]) -> None:

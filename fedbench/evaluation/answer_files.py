@@ -174,5 +174,5 @@ def _content(file: Path) -> str:
 def _parsed(text: str, where: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: is not JSON ({error}); repair it") from error

@@ -84,7 +84,7 @@ def score_answers(
     answered = [position for position in wanted if position in found]
     if not answered:
         raise DataError(f"{file}: answers none of the first {len(wanted)} items; raise --limit")
-    name = file.name.split(".")[0]
+    name = model_name(file)
     if subset == "answered":
         name = f"{name} (answered subset, {len(answered)} of {len(wanted)})"
     kept = answered if subset == "answered" else wanted
@@ -106,6 +106,11 @@ def score_answers(
     table.answers.append(Answers.model_validate(named | columns))
     checkpoint = Checkpoint(model, "base", None, "", digest, "", selected_by="only")
     return ScoredAnswers(table, checkpoint, own_items, samples)
+
+
+def model_name(file: Path) -> str:
+    """What the model of a file of answers is called: as the file, whose version may have dots."""
+    return file.name.removesuffix(".gz").rpartition(".")[0] or file.name
 
 
 def answers_by_item(file: Path, task: Task, items: Sequence[Item]) -> dict[int, list[Given]]:

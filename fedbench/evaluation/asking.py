@@ -130,6 +130,8 @@ class Asking:
                             self._check(canaries)
                 jobs = left
                 if jobs:
+                    # The other process may be waiting for what is held back here.
+                    writer.flush()
                     time.sleep(_WAIT)
 
     def _claimed(self, jobs: Sequence[Job], left: list[Job]) -> Iterator[Job]:

@@ -35,7 +35,8 @@ def load_tasks(names: Sequence[str], suite: str | None = None) -> list[Task]:
     where it begins with ``lm_eval/``. Of tags, and of groups without a score, all tasks are meant.
 
     Raises:
-        ConfigError: unknown task, variant or suite; the nearest is suggested.
+        ConfigError: unknown task, variant or suite; the nearest is suggested; or two different
+            tasks of one name, whose scores could not be told apart.
     """
     listed = [name.strip() for name in suite.split(",")] if suite else []
     wanted = [*(task for name in listed for task in suite_tasks(name)), *names]
@@ -47,7 +48,13 @@ def load_tasks(names: Sequence[str], suite: str | None = None) -> list[Task]:
             found.append(load_task(name))
         else:
             found += [_harness_task(member, variant) for member in members(theirs)]
-    return list({task.key: task for task in found}.values())
+    by_key: dict[str, Task] = {}
+    for task in found:
+        if by_key.setdefault(task.key, task).hash != task.hash:
+            raise ConfigError(
+                f"two different tasks are called {task.key}; change the name in one of the files"
+            )
+    return list(by_key.values())
 
 
 def load_task(name: str) -> Task:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import jinja2
 from pydantic import field_validator
 
 from fedbench.data.datasets import Jinja
@@ -23,6 +22,7 @@ from fedbench.evaluation.code_answers import (
     provided_names,
 )
 from fedbench.evaluation.languages import needs_toolchain
+from fedbench.evaluation.rendering import rendered, templates_of
 from fedbench.evaluation.sandbox import Check, Sandbox, open_sandbox
 from fedbench.generation.backend import Answer
 from fedbench.schema import Part
@@ -73,17 +73,11 @@ class ItemCheck:
 
 def item_checks(config: CheckConfig) -> Callable[[Mapping[str, Any], str], ItemCheck]:
     """What makes the check of an item from its row, and from where the row is in words."""
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
-    fields = {
-        name: environment.from_string(getattr(config, name))
-        for name in ("beginning", "names", "tests", "solution")
-    }
+    texts = {name: getattr(config, name) for name in ("beginning", "names", "tests", "solution")}
+    fields = templates_of(texts, keep_trailing_newline=True)
 
     def of_row(row: Mapping[str, Any], where: str) -> ItemCheck:
-        try:
-            text = {name: field.render(row) for name, field in fields.items()}
-        except (jinja2.UndefinedError, TypeError) as error:
-            raise DataError(f"{where}: check: {error}; the columns are not as named") from error
+        text = rendered(fields, row, f"{where}: check")
         if config.by != PYTHON:
             named = tuple(text["names"].split())
             native = Check(text["tests"], named, "", text["solution"], language=config.by)

@@ -196,6 +196,8 @@ def read_answers(
             value = task.labels[int(np.argmax(answer.loglikelihoods))]
         elif answer.error is None:
             value = extract(answer.text or "", task.labels)
+            if task.kind == "choice" and value not in task.labels:
+                value = None  # a text from elsewhere that chooses nothing
         values.append(value)
         failed = answer.error is not None
         statuses.append("failed" if failed else "unparsed" if value is None else "parsed")

@@ -52,6 +52,28 @@ EXTRACTS: dict[str, Extract] = {
 }
 
 
+OF_LABELS = (
+    *("label_word", "choice_letter", "starts_with_label", "yes_no_maybe"),
+    *("flowertune_letter", "flowertune_boolean"),
+)
+"""Rules that look for the labels of the task."""
+
+
+def refuse_labels(name: str, labels: Sequence[str]) -> None:
+    """See that a rule that looks for labels has some, and that of letters letters.
+
+    Raises:
+        ValueError: it would read nothing, or something else than a label.
+    """
+    if name in OF_LABELS and not labels:
+        raise ValueError(f"extract {name} looks for the labels, but labels are empty; list them")
+    if name == "choice_letter" and any(len(label) != 1 for label in labels):
+        raise ValueError(
+            "extract choice_letter looks for single letters, but labels are "
+            f"{', '.join(labels)}; choose label_word"
+        )
+
+
 def get_extract(name: str) -> Extract:
     """The rule of that name.
 

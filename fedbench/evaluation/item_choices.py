@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import jinja2
-
 from fedbench.data.description import value_of
 from fedbench.data.rows import Row
 from fedbench.errors import DataError
+from fedbench.evaluation.rendering import RENDERING_ERRORS, reason_of
 
 
 def choices_of(
@@ -30,10 +29,8 @@ def choices_of(
         return tuple(labels)
     try:
         found = value_of(expression, row)
-    except (jinja2.UndefinedError, TypeError) as error:
-        raise DataError(
-            f"{where}: choices: {error}; the columns are not those the task names"
-        ) from error
+    except RENDERING_ERRORS as error:
+        raise DataError(f"{where}: choices: {reason_of(error)}") from error
     if not isinstance(found, list | tuple) or not all(isinstance(c, str) and c for c in found):
         raise DataError(
             f"{where}: choices are no list of texts; name a column or an expression of one"

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import jinja2
-
 from fedbench.data.description import Expression, value_of
 from fedbench.data.rows import Row, Source, load_rows
 from fedbench.errors import ConfigError, DataError
+from fedbench.evaluation.rendering import RENDERING_ERRORS, reason_of
 from fedbench.schema import Part
 
 Turns = tuple[str, ...]
@@ -50,8 +49,8 @@ def texts_of(row: Row, expression: str, where: str, what: str) -> Turns:
     """
     try:
         found = value_of(expression, row)
-    except (jinja2.UndefinedError, TypeError) as error:
-        raise DataError(f"{where}: {what}: {error}; the columns are not as named") from error
+    except RENDERING_ERRORS as error:
+        raise DataError(f"{where}: {what}: {reason_of(error)}") from error
     texts = [found] if isinstance(found, str) else found
     if not isinstance(texts, list | tuple) or not texts:
         raise DataError(f"{where}: {what}: {expression} gives no list of texts; correct it")

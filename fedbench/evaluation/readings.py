@@ -8,35 +8,55 @@ where there are several, and read nothing where what is left is ambiguous.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 
 _STATED = re.compile(
-    r"\b(?:answer|(?:correct|best|right) (?:option|choice))\b(?:\s+is\b)?\s*[:=]?\s*(?=\S)",
+    r"\b(answer|(?:correct|best|right) (?:option|choice))\b(?:\s+is\b)?\s*[:=]?\s*(?=\S)",
     re.IGNORECASE,
 )
 _STATED_BBH = re.compile(r"the answer is:?\s*", re.IGNORECASE)
 _MARKUP = re.compile(r"\*\*|__|`|\$|\\boxed|\\text(?:bf|rm)?|\\mathrm|[{}]")
+_OPENED, _CLOSED = r"\\?[\[(\"'“”‘’«<>]", r"\\?[\])\"'“”‘’»<>]"
+"""What a letter stands in; ``>`` and ``<`` are of tags."""
+_CALLED_RIGHT = (
+    r"(?: \([^()\n]*\))? (?:is|seems|would be) (?:the )?(?:most )?"
+    r"(?:(?:correct|right|best|likely|appropriate)\b(?! (?:if|when|only|for)\b)"
+    r"(?: (?:answer|option|choice)\b)?|answer\b)"
+)
 _FLEXIBLE_NUMBER = re.compile(r"(-?[$0-9.,]{2,})|(-?[0-9]+)")
 _NUMBER_AFTER_HASHES = re.compile(r"#### (-?[0-9.,]+)")
+_OPENS_FORMULA = re.compile(r"[-\d\\(\[{√π]|[A-Za-z]\s*=")
 _AFTER_ANSWER = re.compile(r"answer\s*:\s*([^\n]+)", re.IGNORECASE)
 _OPTION = re.compile(r"\(([A-Z])\)")
 
 
 def choice_letter(completion: str, labels: Sequence[str]) -> str | None:
-    """The letter of an option: as stated last ("Answer: B"), as opening, or as the only one.
+    """The letter of an option: as stated last, as opening, as last called right, or the only one.
 
-    "A" in running text is a word: unless it is stated, a letter counts in parentheses or before
-    punctuation only.
+    That is "Answer: B", "B) Aspirin", "so B is correct". "A" in running text is a word: unless it
+    is stated, a letter counts in parentheses, in quotes or before punctuation only. Two that are
+    stated together ("A and C") are no answer.
     """
-    text = _MARKUP.sub("", completion).strip()
     letters = "".join(map(re.escape, labels))
-    apart = rf"\(([{letters}])\)|([{letters}])(?=\s*(?:[.,:;)!?\n]|$))"
+    text = _MARKUP.sub("", unicodedata.normalize("NFKC", completion)).strip()
+    text = re.sub(rf"{_OPENED}\s*([{letters}])\s*{_CLOSED}", r"(\1)", text)
+    apart = rf"\(([{letters}])\)|([{letters}])(?=\s*(?:[.,:;)!?。\n]|$))"
     stated = re.compile(rf"(?:option |choice )?(?:([{letters}])(?![\w'-])|(?i:{apart}))")
-    for place in reversed([match.end() for match in _STATED.finditer(text)]):
+    several = re.compile(rf"\(?[{letters}]\)?(?:\s*,\s*\(?[{letters}]\)?)*\s*,?"
+                         rf"\s*(?:and|or|&|/)\s*\(?[{letters}](?![\w'-])")  # fmt: skip
+    called = list(re.finditer(rf"(?<![\w'-])\(?([{letters}])\)?{_CALLED_RIGHT}", text))
+    ends = {match.end() for match in called}
+    places = [match.end() for match in _STATED.finditer(text) if match.end(1) not in ends]
+    for place in reversed(places):
+        if several.match(text, place):
+            return None
         if found := stated.match(text, place):
             return _as_label(next(filter(None, found.groups())), labels)
     if found := re.match(apart, text):
-        return found[1] or found[2]
+        return None if several.match(text) else found[1] or found[2]
+    if called:
+        return called[-1][1]
     present = {one[1] or one[2] for one in re.finditer(rf"(?<![\w'-])(?:{apart})", text)}
     return present.pop() if len(present) == 1 else None
 
@@ -146,11 +166,11 @@ def math_answer(completion: str, labels: Sequence[str]) -> str | None:
         return found
     formulas = re.compile(r"\$\$?([^$]+)\$\$?")
     for match in reversed(list(_STATED.finditer(completion))):
-        line = completion[match.end() :].split("\n")[0].split(". I hope")[0]
+        line = completion[match.end() :].split("\n")[0].split(". I hope")[0].strip("* ")
         if inside := formulas.search(line):
             return inside[1].strip() or None
-        if re.match(r"[-\d\\(]", line):
-            return line.strip().rstrip(".") or None
+        if _OPENS_FORMULA.match(line):
+            return line.rstrip(". ") or None
     inner = formulas.findall(completion)
     return (inner[-1].strip() or None) if inner else None
 

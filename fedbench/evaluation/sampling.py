@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import Field, model_validator
@@ -38,6 +39,20 @@ class SamplingConfig(Part):
         if self.samples > 1 and self.temperature == 0:
             raise ValueError("samples are all the same at temperature 0; raise temperature")
         return self
+
+    def refuse_too_few(self, metrics: Sequence[str]) -> None:
+        """See that there are as many answers as metrics such as pass@5 are of.
+
+        Raises:
+            ValueError: one is of more, and would never have a value.
+        """
+        for name in metrics:
+            k = name.partition("@")[2]
+            if k.isdecimal() and int(k) > self.samples:
+                raise ValueError(
+                    f"metric {name} is of {k} answers to each item, but sampling.samples is "
+                    f"{self.samples}; raise it"
+                )
 
     @property
     def unsaid(self) -> set[str]:

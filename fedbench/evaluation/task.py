@@ -18,7 +18,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
-import jinja2
 from pydantic import Field, model_validator
 
 from fedbench.data.datasets import (
@@ -34,13 +33,15 @@ from fedbench.data.rows import Row, Source, load_rows
 from fedbench.data.templates import Turn
 from fedbench.errors import ConfigError, DataError
 from fedbench.evaluation.code_checks import PASSED, CheckConfig, ItemCheck, item_checks
-from fedbench.evaluation.extract import get_extract
+from fedbench.evaluation.extract import get_extract, refuse_labels
 from fedbench.evaluation.item_choices import choices_of
 from fedbench.evaluation.item_keys import own_keys, row_hash
 from fedbench.evaluation.known_answers import KnownAnswers, texts_of
 from fedbench.evaluation.lm_eval_tasks import PREFIX, HarnessConfig, digest
+from fedbench.evaluation.rendering import Templates, rendered, templates_of
 from fedbench.evaluation.sampling import SamplingConfig
-from fedbench.evaluation.task_rows import Shots, get_row_rule, rows_where, with_shots
+from fedbench.evaluation.task_fields import Distinct, TaskName
+from fedbench.evaluation.task_rows import Shots, get_row_rule, rows_where, subset_of, with_shots
 from fedbench.generation.backend import Question
 from fedbench.metrics import get_metric
 from fedbench.schema import Part, Positive
@@ -60,7 +61,7 @@ _OF_ROWS = (
 class Task(Part):
     """A benchmark, or one variant of it."""
 
-    name: str
+    name: TaskName
     version: Positive = 1
     """Raised whenever a score could change."""
     description: str = ""
@@ -90,7 +91,7 @@ class Task(Part):
     """Jinja: the text it is asked about, for templates that set it apart."""
     reference: Jinja = ""
     """Jinja: the right answer."""
-    labels: tuple[str, ...] = ()
+    labels: Distinct = ()
     """The closed set of answers; also the choices of kind `choice`."""
     choices: Expression | None = None
     """For kind `choice`, where items have choices of their own: a column or a Jinja expression
@@ -111,11 +112,11 @@ class Task(Part):
     baseline: KnownAnswers | None = None
     """Whom the answers are compared with."""
     sampling: SamplingConfig = SamplingConfig()
-    metrics: tuple[str, ...]
+    metrics: Distinct
     """Empty for kind `harness`, whose metrics are known when its rows are read."""
     headline: str = ""
     """The metric the task is quoted by; the first when empty."""
-    variants: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    variants: dict[TaskName, dict[str, Any]] = Field(default_factory=dict)
     """Protocols that differ: overrides by name, scored as `task:variant`."""
     variant: str | None = None
     superseded_by: str | None = None
@@ -140,9 +141,14 @@ class Task(Part):
         if self.harness is not None:
             self._refuse_said()
             return self
+        if not self.metrics:
+            raise ValueError("metrics are empty; name at least one")
         for metric in self.metrics:
             _as_value_error(get_metric, metric)
+        self.sampling.refuse_too_few(self.metrics)
         _as_value_error(get_extract, self.extract)
+        if self.kind == "generate":
+            refuse_labels(self.extract, self.labels)
         if self.prepare is not None:
             _as_value_error(get_row_rule, self.prepare)
         if self.headline and self.headline not in self.metrics:
@@ -311,16 +317,9 @@ def load_items(
         return example_items(task, load_examples(task.examples, mirror, limit), seed)
     rows = _numbered_rows(task, mirror)[:limit]
     if (column := task.group_by) is not None:
-        rows.sort(key=lambda numbered: str(numbered[1].get(column)))
-    fields = {
-        name: jinja2.Environment(undefined=jinja2.StrictUndefined).from_string(text)
-        for name, text in (
-            ("prompt", task.prompt),
-            ("input", task.input),
-            ("reference", task.reference),
-            ("cluster", task.cluster or ""),
-        )
-    }
+        rows.sort(key=lambda numbered: subset_of(numbered[1], column, task.dataset.label))
+    texts = {"prompt": task.prompt, "input": task.input, "reference": task.reference}
+    fields = templates_of(texts | {"cluster": task.cluster or ""})
     items = [_item(task, fields, seed, row, number) for number, row in rows]
     return items if task.check is None else _with_checks(task, task.check, items, rows)
 
@@ -348,12 +347,9 @@ def _numbered_rows(task: Task, mirror: str | None) -> list[tuple[int, Row]]:
     return list(enumerate(rows))
 
 
-def _item(task: Task, fields: dict[str, jinja2.Template], seed: int, row: Row, number: int) -> Item:
+def _item(task: Task, fields: Templates, seed: int, row: Row, number: int) -> Item:
     where = f"task {task.key}, {task.dataset.label}, row {number}"
-    try:
-        text = {name: field.render(row) for name, field in fields.items()}
-    except (jinja2.UndefinedError, TypeError) as error:
-        raise DataError(f"{where}: {error}; the columns are not those the task names") from error
+    text = rendered(fields, row, where)
     if task.labels and text["reference"] not in task.labels:
         raise DataError(
             f"{where}: reference {text['reference']!r} is none of the labels "
@@ -368,7 +364,7 @@ def _item(task: Task, fields: dict[str, jinja2.Template], seed: int, row: Row, n
         choices = choices_of(row, task.choices, task.labels, text["reference"], where)
     keys = own_keys(row)
     if task.group_by is not None:
-        keys["subset"] = str(row.get(task.group_by))
+        keys["subset"] = subset_of(row, task.group_by, task.dataset.label)
     return Item(
         id=f"{task.dataset.split}/{number}",
         hash=row_hash(row, task.dataset.columns or tuple(row)),

@@ -47,6 +47,18 @@ def rows_where(rows: Sequence[Row], where: Where, label: str) -> list[Row]:
     return kept
 
 
+def subset_of(row: Row, column: str, label: str) -> str:
+    """The part that a row belongs to.
+
+    Raises:
+        DataError: the row has no such column.
+    """
+    if column not in row:
+        known = ", ".join(map(repr, row))
+        raise DataError(f"{label}: has no column {column!r}, only {known}; correct group_by")
+    return str(row[column])
+
+
 def with_shots(rows: Sequence[Row], examples: Sequence[Row], shots: Shots) -> list[Row]:
     """The rows, each with the first examples that belong to it.
 

@@ -64,10 +64,10 @@ def test_the_two_parts_of_the_hh_pairs_share_no_first_question() -> None:
 @pytest.mark.parametrize(
     ("name", "rows", "several_turns"),
     [
-        ("alpaca_sample", 5000, 0),
+        ("alpaca_sample", 4998, 0),  # two of 5,000 have an empty answer
         ("alpaca_gpt4_sample", 999, 0),
         ("dolly_sample", 1000, 0),
-        ("codealpaca_sample", 2017, 0),
+        ("codealpaca_sample", 2015, 0),  # two of 2,017 have an empty answer
         ("medical_wikidoc", 5942, 0),
         ("gsm8k", 7473, 0),
         ("lima_sample", 1029, 29),  # 15 with two, 10 with three, 3 with four, 1 with ten turns

@@ -108,6 +108,14 @@ def test_what_was_scored_is_on_disk(task: str, tmp_path: Path) -> None:
     assert run.run_hash == records[0].run_hash
 
 
+@pytest.mark.parametrize("name", ["vicuna-7b-v1.3.jsonl", "vicuna-7b-v1.3.json"])
+def test_a_model_keeps_the_dots_of_its_files_name(task: str, tmp_path: Path, name: str) -> None:
+    file = tmp_path / name
+    rows = [json.dumps(row) for row in answered("yes", "no", "yes", "no")]
+    file.write_text("\n".join(rows) if name.endswith("l") else f"[{','.join(rows)}]")
+    assert scored(file, task).checkpoint.model.method == "vicuna-7b-v1.3"
+
+
 def test_items_without_an_answer_have_failed(task: str, tmp_path: Path) -> None:
     file = answers(tmp_path, *answered("yes", "no", "yes"))
     record = accuracy(score_answer_file(file, [task], output=tmp_path / "out"))
@@ -463,6 +471,22 @@ def test_the_command_says_how_many_items_have_no_answer(task: str, tmp_path: Pat
     shown = CliRunner().invoke(app, ["score", *chosen])
     assert "have no answer" not in shown.output
     assert "mine (answered subset, 3 of 4)" in shown.output
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--seed", "1"], "--seed is about asking a model; leave one of them out"),
+        (["--log-samples"], "--log-samples is about asking a model"),
+        (["--judge", "gpt-4"], "--judge is about asking a model"),
+        (["--suite", "finance"], "name it with --tasks, not --suite"),
+        (["--ckpt", "x"], "give --ckpt or --answers, not both"),
+    ],
+)
+def test_options_that_answers_have_no_use_for_are_refused(options: list[str], words: str) -> None:
+    shown = CliRunner().invoke(app, ["score", "--answers", "x", "--tasks", "y", *options])
+    assert shown.exit_code == 2
+    assert words in " ".join(shown.output.split())
 
 
 def test_a_subset_of_answers_needs_answers() -> None:

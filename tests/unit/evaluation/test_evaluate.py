@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fedbench.data.templates import Turn
+from fedbench.data.templates import Turn, get_template
 from fedbench.errors import CheckpointError, ConfigError
+from fedbench.evaluation import asking
 from fedbench.evaluation.evaluate import Evaluation, evaluate, read_answers
 from fedbench.evaluation.scores import score_table
 from fedbench.evaluation.task import Item, Task
-from fedbench.generation.backend import Answer, Checkpoint, Question, Request, Sampling
+from fedbench.generation.backend import Answer, Batch, Checkpoint, Question, Request, Sampling
 from fedbench.generation.scripted import ScriptedBackend
-from fedbench.generation.store import AnswerStore
+from fedbench.generation.store import AnswerStore, answer_keys
 from fedbench.results.record import ModelId, ScoreRecord
 from fedbench.schema import validated
 
@@ -142,6 +144,14 @@ def test_a_choice_is_the_likeliest_label_and_never_unparsed() -> None:
     assert statuses == ["parsed", "parsed"]
 
 
+def test_a_text_that_chooses_nothing_is_unparsed() -> None:
+    """Answers from elsewhere to a task of choices: without a rule, a label stands alone."""
+    given = [Answer(text="yes"), Answer(text="Yes."), Answer(text="")]
+    values, statuses = read_answers(task(kind="choice", extract="verbatim"), given)
+    assert values == ["yes", None, None]
+    assert statuses == ["parsed", "unparsed", "unparsed"]
+
+
 def test_choices_are_asked_as_choices(store: AnswerStore) -> None:
     backend = ScriptedBackend(["yes", "yes", "no"])
     asked = items(["yes", "no", "no"], kind="choice")
@@ -254,6 +264,38 @@ class Watching(ScriptedBackend):
     def answer(self, requests: Sequence[Request], num_shared: int = 0) -> list[Answer]:
         self.asked.append([request.prompt.split()[-1] for request in requests])
         return super().answer(requests)
+
+
+@dataclass
+class Planned:
+    requests: Sequence[Request]
+    batches: Sequence[Batch]
+
+
+def test_what_was_answered_is_stored_before_another_process_is_waited_for(
+    store: AnswerStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two processes would otherwise wait for each other's last answers for ever."""
+    backend = ScriptedBackend(["yes"], batch_size=1)
+    questions = [item.question for item in items(["yes", "no"])]
+    part = Planned(
+        requests := backend.prepare(questions, get_template("plain")), backend.plan(requests)
+    )
+    ours, theirs = answer_keys(checkpoint(), requests, backend.name)
+    other = AnswerStore(store.file)
+    assert other.claim([[theirs]]) == ["ours"]
+    seen = []
+
+    def wait(seconds: float) -> None:
+        seen.append(other.get([ours]))
+        other.put({theirs: Answer(text="no")})
+
+    monkeypatch.setattr(asking, "_SECONDS", math.inf)  # nothing is stored for being late
+    monkeypatch.setattr(asking.time, "sleep", wait)
+    with contextlib.closing(other):
+        [answers] = asking.Asking(backend, store).ask([(checkpoint(), part)])
+    assert [answer.text for answer in answers] == ["yes", "no"]
+    assert seen == [{ours: Answer(text="yes", finish="stop")}]
 
 
 def test_the_batches_do_not_depend_on_what_is_stored(store: AnswerStore) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import yaml
 
 from fedbench.errors import ConfigError, OutputError
+from fedbench.generation.opening import Engine
 from fedbench.results.record import ScoreRecord, read_run, read_scores, write_run
 from fedbench.scoring import score, score_answer_file
 
@@ -107,6 +109,42 @@ def test_scoring_nothing_is_refused(checkpoints: list[str], tasks: list[str], wo
         score(checkpoints, tasks)
 
 
+def test_a_command_that_failed_does_not_bar_the_corrected_one(
+    task: str, tiny_base_directory: Path, tmp_path: Path
+) -> None:
+    out, place = tmp_path / "out", [str(tiny_base_directory)]
+    misspelt = Engine("transformers", {"batch_token": 512})
+    with pytest.raises(ConfigError, match="batch_token: Extra inputs"):
+        score(place, [task], device="cpu", engine=misspelt, output=out)
+    assert not out.exists()
+    meant = Engine("transformers", {"batch_tokens": 512})
+    score(place, [task], template="fingpt", device="cpu", engine=meant, output=out)
+    with pytest.raises(OutputError, match="holds the scores of another command"):
+        score(place, [task], template="plain", device="cpu", engine=meant, output=out)
+    assert read_scores(out)
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "value"),
+    [("config.json", "rms_norm_eps", 0.5), ("generation_config.json", "eos_token_id", [0, 7])],
+)
+def test_a_model_of_the_same_weights_with_another_configuration_is_asked_itself(
+    task: str, tiny_base_directory: Path, tmp_path: Path, file: str, key: str, value: Any
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(tiny_base_directory, other)
+    settings = json.loads((other / file).read_text())
+    (other / file).write_text(json.dumps(settings | {key: value}))
+    asked = []
+    for model in (tiny_base_directory, other, other):
+        out = tmp_path / f"{model.name}-{len(asked)}"
+        score([str(model)], [task], template="fingpt", device="cpu", output=out)
+        run = read_run(out)
+        assert run is not None
+        asked.append(run.facts["answers_asked"])
+    assert asked == [4, 4, 0]
+
+
 def test_a_model_directory_is_scored_and_scoring_it_again_asks_nothing(
     task: str, tiny_base_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,3 +159,9 @@ def test_a_model_directory_is_scored_and_scoring_it_again_asks_nothing(
     monkeypatch.delattr(TransformersBackend, "answer")
     again = run()
     assert [(r.metric, r.value) for r in again] == [(r.metric, r.value) for r in first]
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_that_no_generator_takes_is_refused(task: str, tmp_path: Path, seed: int) -> None:
+    with pytest.raises(ConfigError, match=rf"--seed {seed}: is no seed; give a number from 0"):
+        score(["x"], [task], seed=seed, output=tmp_path / "out")

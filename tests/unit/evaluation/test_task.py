@@ -140,6 +140,38 @@ def test_a_row_that_cannot_be_rendered_is_refused_by_row(tmp_path: Path, referen
         load_items(load_task(written(tmp_path, reference=reference)))
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"reference": "{{ ['no'].index(q) }}"}, "row 0: reference: 'Up?' is not in list; correct"),
+        ({"prompt": "{{ 1 / answer }}"}, "row 1: prompt: division by zero; correct the row or"),
+        ({"kind": "choice", "choices": "1 / 0"}, "row 0: choices: division by zero; correct"),
+        ({"turns": "1 / 0", "prompt": "", "input": ""}, "row 0: turns: division by zero; correct"),
+    ],
+)
+def test_what_jinja_cannot_do_with_a_row_is_refused_by_row(
+    tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(DataError, match=re.escape(words)):
+        load_items(load_task(written(tmp_path, **changes)))
+
+
+def test_a_filter_that_jinja_does_not_have_is_refused_by_field(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"prompt: is not valid Jinja .No filter named 'uper'"):
+        load_items(load_task(written(tmp_path, prompt="{{ q | uper }}")))
+
+
+def test_a_task_file_reaches_no_python_through_its_jinja(tmp_path: Path) -> None:
+    reach = "{{ q.__class__.__mro__ }}"
+    with pytest.raises(DataError, match=r"access to attribute '__class__' .* is unsafe; correct"):
+        load_items(load_task(written(tmp_path, prompt=reach)))
+
+
+def test_a_column_to_group_by_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"has no column 'subjct', only 'q', .*; correct group_by"):
+        load_items(load_task(written(tmp_path, group_by="subjct")))
+
+
 # Variants and names
 
 
@@ -184,6 +216,15 @@ def test_a_task_that_is_named_twice_is_scored_once() -> None:
     assert [one.name for one in loaded] == ["headlines"]
 
 
+def test_two_different_tasks_of_one_name_are_refused(tmp_path: Path) -> None:
+    """One of them would be dropped, and nobody would hear of it."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    for directory in (first, second):
+        directory.mkdir()
+    with pytest.raises(ConfigError, match="two different tasks are called made; change the name"):
+        load_tasks([written(first), written(second, extract="verbatim")])
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -194,6 +235,18 @@ def test_a_task_that_is_named_twice_is_scored_once() -> None:
         ({"promt": "x"}, "promt: unknown key; did you mean 'prompt'"),
         ({"prompt": "{{ q"}, "prompt: is not valid Jinja"),
         ({"cluster": "{% if %}"}, "cluster: is not valid Jinja"),
+        ({"metrics": []}, "metrics are empty; name at least one"),
+        ({"metrics": ["accuracy"] * 2}, "metrics: 'accuracy' stands there twice; remove one"),
+        ({"labels": ["no", "yes", "no"]}, "labels: 'no' stands there twice; remove one"),
+        ({"name": "a,b"}, "name: is no name; give one without comma, colon or space around it"),
+        ({"name": ""}, "name: is no name"),
+        ({"variants": {"a:b": {}}}, "variants.a:b.[key]: is no name"),
+        (
+            {"labels": []},
+            "extract label_word looks for the labels, but labels are empty; list them",
+        ),
+        ({"extract": "choice_letter"}, "looks for single letters, but labels are no, yes; choose"),
+        ({"metrics": ["maj@5"]}, "metric maj@5 is of 5 answers to each item, but sampling.samples"),
     ],
 )
 def test_a_wrong_task_file_is_refused_by_its_field(changes: dict[str, Any], words: str) -> None:

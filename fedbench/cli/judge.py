@@ -17,6 +17,16 @@ if TYPE_CHECKING:
     from fedbench.judging.estimate import Estimate
     from fedbench.results.record import ScoreRecord
 
+_ONLY_OF_IMPORT = {"parser", "answers"}
+_OF_IMPORT = _ONLY_OF_IMPORT | {
+    "imported",
+    "task",
+    "labels",
+    "length_control",
+    "output",
+    "as_json",
+}
+
 
 @click.command("judge")
 @click.argument("targets", nargs=-1, type=click.Path(path_type=Path), metavar="RUN_OR_ANSWERS...")
@@ -127,9 +137,8 @@ def command(
     fedbench judge vicuna-7b.jsonl --rubric mt_bench-fedbench --judge models/prometheus --dry-run
     fedbench judge --import gpt-4_single.jsonl
     """  # noqa: D301 - click looks for the character, which a raw string would not hold
+    _refuse_unheeded(to_import=bool(imported))
     if imported:
-        if targets or judge or dry_run or rubric:
-            raise click.UsageError("--import takes judgments that exist; leave the judge out")
         _import(
             imported,
             as_json,
@@ -176,6 +185,29 @@ def command(
     _print_judged(judged, as_json)
 
 
+def _refuse_unheeded(to_import: bool) -> None:
+    """Refuse an option that this call would pass over.
+
+    Raises:
+        UsageError: it asks a judge and judgments are imported, or the other way round.
+    """
+    context = click.get_current_context()
+    for option in context.command.params:
+        name = str(option.name)
+        if context.get_parameter_source(name) is not click.core.ParameterSource.COMMANDLINE:
+            continue
+        shown = option.opts[0] if isinstance(option, click.Option) else "RUN_OR_ANSWERS"
+        if to_import and name not in _OF_IMPORT:
+            raise click.UsageError(
+                f"--import takes judgments that exist, and {shown} is about asking a judge; leave "
+                "one of them out"
+            )
+        if not to_import and name in _ONLY_OF_IMPORT:
+            raise click.UsageError(
+                f"{shown} is of judgments that exist; name them with --import, or leave it out"
+            )
+
+
 def _print_estimates(rows: Sequence[tuple[str, str, Estimate]], as_json: bool) -> None:
     from dataclasses import asdict
 
@@ -220,6 +252,7 @@ def _print_judged(judged: Judged, as_json: bool) -> None:
 
 def _print_scores(scores: Sequence[ScoreRecord]) -> None:
     """Scores with intervals; of several models, turns and categories follow side by side."""
+    scores = _told_apart(scores)
     if len({score.model for score in scores}) == 1:
         print_scores(scores)
         return
@@ -231,6 +264,22 @@ def _print_scores(scores: Sequence[ScoreRecord]) -> None:
     for (task, metric), own in groups.items():
         click.echo()
         _print_groups(f"{task} {metric}", own)
+
+
+def _told_apart(scores: Sequence[ScoreRecord]) -> list[ScoreRecord]:
+    """With opponent and judge in the models' names, where a task's scores are of several."""
+    shown = list(scores)
+    for field, word in (("judged_against", "against"), ("judge", "by")):
+        known: dict[str, set[str | None]] = {}
+        for score in shown:
+            known.setdefault(score.task_key, set()).add(getattr(score, field))
+        shown = [
+            score.model_copy(update={"method": f"{score.method} {word} {getattr(score, field)}"})
+            if len(known[score.task_key]) > 1 and getattr(score, field) is not None
+            else score
+            for score in shown
+        ]
+    return shown
 
 
 def _print_groups(title: str, scores: Sequence[ScoreRecord]) -> None:

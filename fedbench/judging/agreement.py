@@ -10,11 +10,15 @@ from pathlib import Path
 
 from fedbench.data.rows import Row
 from fedbench.errors import DataError
-from fedbench.judging.files import rows_of_file
+from fedbench.judging.files import rows_of_file, turn_of
 from fedbench.judging.rows import JudgmentRow
 from fedbench.judging.scores import without_superseded
 
 WIN, TIE, LOSS = "win", "tie", "loss"
+OF_OTHER_ANSWERS = (
+    "the labels are of other answers than the judgments: no question, model, baseline and turn "
+    "occurs in both; check the columns of the labels"
+)
 Key = tuple[str, str, str | None, int]
 """Question, model, baseline and turn."""
 
@@ -103,15 +107,12 @@ def agreement(
     Raises:
         DataError: judge and labels have nothing in common.
     """
+    if labels.keys().isdisjoint((row.question, row.model, row.baseline, row.turn) for row in rows):
+        raise DataError(OF_OTHER_ANSWERS)
     verdicts = _verdicts(rows)
     both = [
         (verdicts[key], label) for key, own in labels.items() if key in verdicts for label in own
     ]
-    if not both:
-        raise DataError(
-            "the labels are of other answers than the judgments: no question, model, baseline and "
-            "turn occurs in both; check the columns of the labels"
-        )
     if all(isinstance(label, float) for _, label in both):
         return _of_ratings([(float(a), float(b)) for a, b in both])
     named = [(outcome_of(a) if isinstance(a, float) else a, str(b)) for a, b in both]
@@ -141,7 +142,7 @@ def read_labels(file: str | Path) -> dict[Key, list[str | float]]:
     for number, row in enumerate(rows, start=1):
         where = f"{file}, row {number}"
         question = str(_first(row, ("question_id", "question"), where))
-        turn = int(row.get("turn") or 1)
+        turn = turn_of(row, where)
         if "winner" in row:
             model, baseline = (str(_first(row, (name,), where)) for name in ("model_a", "model_b"))
             outcome = _outcome(str(row["winner"]), model, baseline, where)
@@ -223,20 +224,24 @@ def _of_ratings(both: Sequence[tuple[float, float]]) -> Agreement:
 
 
 def _outcome(winner: str, model: str, baseline: str, where: str) -> str:
-    if "tie" in winner.lower():
-        return TIE
+    # A model's own name may hold the word, as "patient-7b" does.
     if winner in ("model_a", "A", model):
         return WIN
     if winner in ("model_b", "B", baseline):
         return LOSS
+    if "tie" in winner.lower():
+        return TIE
     raise DataError(f"{where}: winner is {winner!r}; write model_a, model_b or tie")
 
 
 def _number(value: object, where: str) -> float:
     try:
-        return float(str(value))
-    except ValueError as error:
-        raise DataError(f"{where}: score is {value!r}; give a number") from error
+        number = float(str(value))
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise DataError(f"{where}: score is {value!r}; give a number, or leave the row out")
+    return number
 
 
 def _first(row: Row, names: Sequence[str], where: str) -> object:

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from fedbench import __version__
-from fedbench.errors import ConfigError
+from fedbench.errors import ConfigError, DataError
 from fedbench.evaluation.asking import Progress
 from fedbench.evaluation.catalogue import load_task, task_names
 from fedbench.evaluation.task import Task
 from fedbench.generation.store import AnswerStore
+from fedbench.judging.agreement import OF_OTHER_ANSWERS, read_labels
 from fedbench.judging.conversations import (
     OpenEndedAnswers,
     kept_tasks,
@@ -27,13 +28,21 @@ from fedbench.judging.conversations import (
 )
 from fedbench.judging.estimate import Estimate, estimate
 from fedbench.judging.judge import Judge
-from fedbench.judging.judged import Baseline, Case, baseline_from, case_of, facts_of, judge_case
+from fedbench.judging.judged import (
+    Baseline,
+    Case,
+    baseline_from,
+    case_of,
+    facts_of,
+    is_labelled,
+    judge_case,
+)
 from fedbench.judging.length_control import get_length_control
 from fedbench.judging.opening import JudgeConfig, open_judge
 from fedbench.judging.protocols import length_control_of
 from fedbench.judging.report import report_of
 from fedbench.judging.results import records_of, table_of, write_judgments
-from fedbench.judging.rubric import get_rubric
+from fedbench.judging.rubric import Rubric, get_rubric
 from fedbench.provenance import provenance
 from fedbench.resources import answers_file
 from fedbench.results.claims import claim_scores
@@ -84,6 +93,7 @@ def find_cases(
     Raises:
         FedbenchError: something is missing or does not fit.
     """
+    own = get_rubric(rubric, prompts) if rubric is not None else None
     directories = [place for place in targets if place.is_dir()]
     if directories and len(targets) > 1:
         raise ConfigError(
@@ -98,10 +108,7 @@ def find_cases(
     control = get_length_control(length_control) if length_control is not None else None
     cases = []
     for answers in found:
-        name = rubric or answers.task.rubric
-        if name is None:
-            raise ConfigError(f"task {answers.task.key}: names no rubric; give one with --rubric")
-        used = get_rubric(name, prompts)
+        used = own or _rubric_of(answers.task, prompts)
         against = _given_baseline(baseline, answers) if baseline is not None else None
         cases.append(case_of(answers, used, baseline=against, control=control, repeats=repeats))
     return cases
@@ -133,7 +140,10 @@ def judge_answers(
             what the judge said is stored.
     """
     started = time.monotonic()
+    known = read_labels(labels) if labels is not None else None
     cases = find_cases(targets, **options)
+    if known is not None and not any(is_labelled(case, known) for case in cases):
+        raise DataError(OF_OTHER_ANSWERS)  # found before anything is spent
     with contextlib.closing(open_judge(config)) as judge:
         place = output or _default_output(targets, cases, judge)
         run_hash = _claim(place, cases, judge)
@@ -203,6 +213,12 @@ def usage_of(judge: Judge) -> dict[str, Any]:
     from fedbench.scoring import backend_facts
 
     return backend_facts(judge.backend)
+
+
+def _rubric_of(task: Task, prompts: Path | None) -> Rubric:
+    if task.rubric is None:
+        raise ConfigError(f"task {task.key}: names no rubric; give one with --rubric")
+    return get_rubric(task.rubric, prompts)
 
 
 def _of_directory(place: Path, task: str | None, rubric: str | None) -> list[OpenEndedAnswers]:

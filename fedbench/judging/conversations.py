@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fedbench.errors import DataError, RecordError
-from fedbench.evaluation.answers import answers_by_item
+from fedbench.evaluation.answers import answers_by_item, model_name
 from fedbench.evaluation.evaluate import Evaluation, table_of
 from fedbench.evaluation.task import Item, Task, load_items
 from fedbench.generation.backend import Answer
@@ -197,6 +197,5 @@ def _from_file(file: Path, task: Task, every: Sequence[Item], items: Sequence[It
         own = [Answer(text=text) for one in given for text in one.turns]
         turns.append(tuple(own) or _NOTHING)
     digest = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
-    name = file.name.removesuffix(".gz").rpartition(".")[0] or file.name
-    model = ModelId(method=name, model_kind="reference")
+    model = ModelId(method=model_name(file), model_kind="reference")
     return Answered(model, turns, digest, "answers", facts={"selected_by": "only"})

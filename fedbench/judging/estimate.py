@@ -11,8 +11,9 @@ from fedbench.judging.judge import Judge
 from fedbench.judging.judged import Case
 from fedbench.judging.opening import JudgeConfig
 
-CHARACTERS_PER_TOKEN = 4
-"""Of English text with common tokenizers; where the judge's tokenizer is at hand, it counts."""
+BYTES_PER_TOKEN = 4
+"""Of UTF-8 with common tokenizers: English has a byte per character, and Chinese three, of which
+tokens are fewer. Where the judge's tokenizer is at hand, it counts."""
 REPLY_TOKENS = 300
 """What a judge that explains itself writes, about; the most is what the rubric allows."""
 
@@ -62,7 +63,7 @@ def estimate(case: Case, judge: Judge, store: AnswerStore, config: JudgeConfig) 
     stored = store.get([key for keys in unique for key in keys])
     left = [request for keys, request in unique.items() if stored.keys().isdisjoint(keys)]
     prompt = sum(
-        len(request.ids) or len(request.prompt) // CHARACTERS_PER_TOKEN for request in left
+        len(request.ids) or len(request.prompt.encode()) // BYTES_PER_TOKEN for request in left
     )
     most = sum(request.sampling.max_tokens for request in left)
     usual = sum(min(request.sampling.max_tokens, REPLY_TOKENS) for request in left)

@@ -2,10 +2,34 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from fedbench.data.rows import Row, Source, is_data_file, load_rows
 from fedbench.errors import DataError
+
+
+def turn_of(row: Row, where: str) -> int:
+    """Which turn a row is about; the first where it does not say.
+
+    Spreadsheets and pandas write whole numbers as 1.0 where others of the column are missing.
+
+    Raises:
+        DataError: it is no whole number from 1.
+    """
+    said = row.get("turn")
+    if said is None or said == "":
+        return 1
+    wrong = DataError(f"{where}: turn is {said!r}; write 1, 2 and so on, or leave it out")
+    try:
+        number = float(str(said))
+    except ValueError:
+        raise wrong from None
+    if math.isnan(number):
+        return 1
+    if not number.is_integer() or number < 1:
+        raise wrong
+    return int(number)
 
 
 def rows_of_file(file: str | Path, *columns: str, sha256: str | None = None) -> list[Row]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -166,7 +167,7 @@ def _scores(rows: Sequence[JudgmentRow], control: LengthControl | None) -> list[
             "name none; leave it out, or import AlpacaEval's annotations with their outputs"
         )
     if rows[0].baseline is None:
-        return grade_scores(rows, scale=_SCALE, by_turn=by_turn)
+        return grade_scores(rows, scale=_scale_of(rows), by_turn=by_turn)
     return win_scores(
         rows,
         orders="agree",
@@ -174,3 +175,10 @@ def _scores(rows: Sequence[JudgmentRow], control: LengthControl | None) -> list[
         equal_length=has_lengths,
         control=control,
     )
+
+
+def _scale_of(rows: Sequence[JudgmentRow]) -> tuple[float, float]:
+    """The scale of FastChat's prompts; without ends where a grade shows that it is another's."""
+    low, high = _SCALE
+    grades = [row.score for row in rows if row.score is not None]
+    return _SCALE if all(low <= grade <= high for grade in grades) else (-math.inf, math.inf)

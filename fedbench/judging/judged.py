@@ -9,16 +9,17 @@ from __future__ import annotations
 import contextlib
 import gc
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fedbench.errors import ConfigError
+from fedbench.errors import ConfigError, DataError
 from fedbench.evaluation.asking import Progress
 from fedbench.evaluation.known_answers import KnownAnswers, Turns, answer_to
 from fedbench.evaluation.task import Item, Task
 from fedbench.generation.backend import Sampling
 from fedbench.generation.store import AnswerStore
+from fedbench.judging.agreement import Key, read_labels
 from fedbench.judging.arena import rating_facts
 from fedbench.judging.conversations import Answered, OpenEndedAnswers
 from fedbench.judging.judge import Judge, Judging, Judgment
@@ -31,7 +32,7 @@ from fedbench.judging.protocols import (
     with_length_control,
 )
 from fedbench.judging.questions import JudgedQuestion
-from fedbench.judging.reliability import reliability, verdicts
+from fedbench.judging.reliability import name_of, reliability, verdicts
 from fedbench.judging.rows import JudgmentRow, PlannedJudgment
 from fedbench.judging.rubric import Rubric
 from fedbench.schema import validated
@@ -82,8 +83,8 @@ class Case:
             for turn in range(1, min(self.protocol.turns, len(question.turns)) + 1):
                 for order in self.protocol.orders if self.protocol.pairs else (None,):
                     blank = PlannedJudgment(question.id, turn, {}, question.category, order)
-                    problem = Judgment.failed(turns[-1].error)
-                    rows.append(self._row(blank, problem, model, judge))
+                    row = self._row(blank, Judgment.failed(turns[-1].error), model, judge)
+                    rows += [replace(row, repeat=repeat) for repeat in range(self.repeats)]
         return rows
 
     def rows(
@@ -236,7 +237,10 @@ def _own_baseline(answers: OpenEndedAnswers, rubric: Rubric) -> Baseline:
         raise ConfigError(
             f"task {task.key}: has no baseline to compare with; give one with --baseline"
         )
-    rows = known.load()
+    try:
+        rows = known.load()
+    except DataError as error:
+        raise DataError(f"{error}; or give answers to compare with by --baseline") from error
     own = {item.id: answer_to(item.keys, rows, known.by) for item in answers.items}
     return Baseline(known.name, {name: turns for name, turns in own.items() if turns})
 
@@ -248,8 +252,11 @@ def baseline_from(answers: OpenEndedAnswers) -> Baseline:
         ConfigError: there are several.
     """
     if len(answers.models) != 1:
-        names = ", ".join(own.model.label() for own in answers.models)
-        raise ConfigError(f"--baseline holds the answers of {names}; give those of one model")
+        names = ", ".join(own.model.label() for own in answers.models[:3])
+        rest = f" and {len(answers.models) - 3} more" if len(answers.models) > 3 else ""
+        raise ConfigError(
+            f"--baseline holds the answers of {names or 'no model'}{rest}; give those of one model"
+        )
     [own] = answers.models
     turns = {
         item.id: tuple(answer.text or "" for answer in given)
@@ -264,15 +271,14 @@ def facts_of(judged: JudgedCase, labels: Path | None = None) -> dict[str, Any]:
 
     Args:
         judged: the verdicts.
-        labels: a file of people's labels of the same answers.
-
-    Raises:
-        DataError: the labels are of other answers.
+        labels: a file of people's labels, of the same answers or of another task's.
     """
     case = judged.case
     rubric = case.rubric
     rows = [row for own in judged.rows.values() for row in own]
     names = {item.id: item.keys for item in case.answers.items}
+    if labels is not None and not is_labelled(case, read_labels(labels)):
+        labels = None  # they are of another task's answers
     return {
         "judge": judged.judge,
         "rubric": rubric.name,
@@ -285,9 +291,26 @@ def facts_of(judged: JudgedCase, labels: Path | None = None) -> dict[str, Any]:
         "baseline": case.baseline.name if case.baseline else None,
         "length_control": control.hash if (control := length_control_of(case.protocol)) else None,
         "repeats": case.repeats,
+        "questions with turns that were not judged": _num_in_part(case),
         "asked": judged.num_asked,
         "asked again for a verdict": judged.num_retried,
         **verdicts(rows),
         **reliability(rows, labels, names),
         "ratings": rating_facts(rows, case.baseline.name) if case.baseline else {},
     }
+
+
+def is_labelled(case: Case, labels: Mapping[Key, object]) -> bool:
+    """Whether people have labelled any of what is judged."""
+    against = case.baseline.name if case.baseline else None
+    return any(
+        (name_of(item.id, {item.id: item.keys}), own.model.label(), against, turn) in labels
+        for item in case.answers.items
+        for own in case.answers.models
+        for turn in range(1, case.protocol.turns + 1)
+    )
+
+
+def _num_in_part(case: Case) -> int:
+    """Questions of more turns than the rubric shows."""
+    return sum(1 + len(item.later) > case.protocol.turns for item in case.answers.items)

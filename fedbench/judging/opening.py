@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,6 +19,7 @@ from fedbench.schema import Part, Positive, read_yaml, validated
 
 _EXTENSIONS = (".yaml", ".yml")
 _SERVER = {"api_key_variable", "base_url", "concurrency", "budget", "requests_per_minute", "prices"}
+_IN_PROCESS = ("backend", "engine", "base_model", "dtype", "device")
 
 
 class JudgeConfig(Part):
@@ -48,6 +50,18 @@ class JudgeConfig(Part):
     def _one_place(self) -> JudgeConfig:
         if (self.server is None) == (self.model is None):
             raise ValueError("a judge is a server or a model; describe one of them")
+        unheeded = [name for name in _IN_PROCESS if name in self.model_fields_set]
+        if self.server is not None and unheeded:
+            raise ValueError(
+                f"{', '.join(unheeded)} is about a model in this process, and the judge is on a "
+                "server; leave it out"
+            )
+        if self.server is not None and self.server.api == "chat" and self.thinking is not None:
+            raise ValueError(
+                "thinking is about prompts that are written here, and with the chat API the server "
+                "writes them; say it by server: extra: {chat_template_kwargs: {enable_thinking: "
+                f"{str(self.thinking).lower()}}}}}"
+            )
         return self
 
 
@@ -65,8 +79,11 @@ def judge_config(name: str, **options: Any) -> JudgeConfig:
     of_server = {key: given.pop(key) for key in _SERVER & given.keys()}
     if name.endswith(_EXTENSIONS):
         raw, where = read_yaml(Path(name)), name
-        if of_server and raw.get("server") is None:
-            raise ConfigError(f"{name}: describes no server, which {_options(of_server)} is about")
+        if of_server and not isinstance(raw.get("server"), dict):
+            raise ConfigError(
+                f"{name}: describes no server (server: {{base_url: ..., model: ...}}), which "
+                f"{_options(of_server)} is about"
+            )
         if of_server:
             raw = raw | {"server": raw["server"] | of_server}
     else:
@@ -100,18 +117,32 @@ def open_judge(config: JudgeConfig, *, to_ask: bool = True) -> Judge:
         MissingExtraError: a package is not installed.
     """
     backend, checkpoint, name = _served(config, to_ask) if config.server else _in_process(config)
-    usual = {"temperature": config.temperature, "seed": config.seed or None}
-    said = [f"{key} {value:g}" for key, value in usual.items() if value is not None]
     return Judge(
         backend,
         checkpoint,
-        ", ".join([name, *said]),
+        ", ".join([name, *_unusual(config)]),
         get_template(config.template, config.thinking),
         temperature=config.temperature,
         max_tokens=config.max_tokens,
         seed=config.seed,
         constrained=config.constrain,
     )
+
+
+def _unusual(config: JudgeConfig) -> list[str]:
+    """What makes another judge of the same model, for its name in records."""
+    said: dict[str, Any] = dict(config.server.extra) if config.server else {}
+    said |= {"thinking": config.thinking, "temperature": config.temperature}
+    said["seed"] = config.seed or None
+    return [f"{key} {_short(value)}" for key, value in said.items() if value is not None]
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, float):
+        return f"{value:g}"
+    return json.dumps(value, sort_keys=True)
 
 
 def _served(config: JudgeConfig, to_ask: bool) -> tuple[Any, Any, str]:

@@ -24,9 +24,9 @@ from typing import Any
 
 from fedbench.data.rows import Row
 from fedbench.errors import DataError
-from fedbench.judging.files import rows_of_file
+from fedbench.judging.files import rows_of_file, turn_of
 from fedbench.judging.rows import JudgmentRow, Order, score_of
-from fedbench.judging.verdict_format import TIE, A, B, VerdictFormat
+from fedbench.judging.verdict_format import TIE, A, B, Verdict, VerdictFormat
 from fedbench.judging.verdicts import read_verdict
 
 UNREAD = "marked as unread in the file"
@@ -44,8 +44,8 @@ def read_judgments(
 
     Args:
         file: JSON lines, JSON or the same gzipped.
-        parser: ``fastchat`` or ``fedbench`` reads FastChat's replies again; None takes the scores
-            that the file has.
+        parser: ``fastchat`` or ``fedbench`` reads the replies of FastChat's judgments and of
+            reviews again; None takes the scores that the file has.
         categories: of the questions, for scores by category.
         models: of a file of reviews, the model of each ``answer_id`` (`models_of_answers`); without
             it the file must be of one pair of models, ``assistant 1`` and ``assistant 2``.
@@ -58,11 +58,17 @@ def read_judgments(
     rows = rows_of_file(file)
     first = rows[0]
     if "preference" in first:
+        if parser is not None:
+            raise DataError(
+                f"{file}: AlpacaEval's annotations keep preferences, and no reply that a parser "
+                "could read again; leave --parser out"
+            )
         found = _numbered(_annotation(row, n, file, numbers or {}) for n, row in enumerate(rows))
     elif "answer1_id" in first:
         if not models:
             _refuse_several_pairs(rows, file)
-        found = _numbered(_review(row, n, file, models or {}) for n, row in enumerate(rows))
+        reviews = (_review(row, n, file, models or {}, parser) for n, row in enumerate(rows))
+        found = _numbered(reviews)
     elif "g1_judgment" in first or "g1_winner" in first:
         games = (_game(row, n, file, game, parser) for n, row in enumerate(rows) for game in (1, 2))
         found = _numbered(games)
@@ -115,7 +121,7 @@ def _grade(row: Row, number: int, file: str | Path, parser: str | None) -> Judgm
     return JudgmentRow(
         model=str(get("model")),
         question=str(get("question_id")),
-        turn=int(row.get("turn") or 1),
+        turn=turn_of(row, f"{file}, row {number + 1}"),
         judge=judge,
         text=text,
         value=value,
@@ -142,7 +148,7 @@ def _game(row: Row, number: int, file: str | Path, game: int, parser: str | None
     return JudgmentRow(
         model=model,
         question=str(get("question_id")),
-        turn=int(row.get("turn") or 1),
+        turn=turn_of(row, f"{file}, row {number + 1}"),
         judge=judge,
         text=text,
         value=value,
@@ -154,15 +160,12 @@ def _game(row: Row, number: int, file: str | Path, game: int, parser: str | None
     )
 
 
-def _review(row: Row, number: int, file: str | Path, models: Mapping[str, str]) -> JudgmentRow:
+def _review(
+    row: Row, number: int, file: str | Path, models: Mapping[str, str], parser: str | None
+) -> JudgmentRow:
     """A review of two answers: the baseline's comes first in the files, then the model's."""
     get = _getter(row, number, file)
-    scores = [_number(score) for score in get("score")]
-    if len(scores) != 2:
-        raise DataError(f"{file}, row {number + 1}: score holds {len(scores)} numbers; it needs 2")
-    first, second = (math.nan if score is None else score for score in scores)
-    read = min(first, second) >= 0
-    value = None if not read else TIE if first == second else A if first > second else B
+    verdict = _stated(row, number, file) if parser is None else _reviewed(str(get("text")), parser)
     baseline, model = (models.get(str(get(f"answer{n}_id")), f"assistant {n}") for n in (1, 2))
     return JudgmentRow(
         model=model,
@@ -170,13 +173,32 @@ def _review(row: Row, number: int, file: str | Path, models: Mapping[str, str]) 
         turn=1,
         judge="not named",  # reviewer_id is the prompt of the question's category
         text=row.get("text"),
-        value=value,
-        score=score_of(value, "ba"),
+        value=verdict.value,
+        score=score_of(verdict.value, "ba"),
         order="ba",
         baseline=baseline,
-        problem=None if read else UNREAD,
-        scores=(second, first) if read else None,
+        problem=verdict.problem,
+        scores=(verdict.scores[1], verdict.scores[0]) if verdict.scores else None,
     )
+
+
+def _stated(row: Row, number: int, file: str | Path) -> Verdict:
+    """The two scores that the file has."""
+    scores = [_number(score) for score in _getter(row, number, file)("score")]
+    if len(scores) != 2:
+        raise DataError(f"{file}, row {number + 1}: score holds {len(scores)} numbers; it needs 2")
+    first, second = (math.nan if score is None else score for score in scores)
+    if not min(first, second) >= 0:
+        return Verdict(None, UNREAD)
+    return Verdict(TIE if first == second else A if first > second else B, None, (first, second))
+
+
+def _reviewed(text: str, parser: str) -> Verdict:
+    # Asked for 1 to 10, the reviewers of 2023 gave 0 as well.
+    form = VerdictFormat.model_validate(
+        {"kind": "score_line", "parser": parser, "scale": (0.0, 10.0)}
+    )
+    return read_verdict(form, text)
 
 
 def _refuse_several_pairs(rows: Iterable[Row], file: str | Path) -> None:

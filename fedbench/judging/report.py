@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from fedbench.judging.scores import MAX_FAILED
+from fedbench.judging.scores import AT_EQUAL_LENGTH, MAX_FAILED
 from fedbench.results.record import ScoreRecord
 
 Facts = Mapping[str, Any]
@@ -32,10 +32,20 @@ def _lines(key: str, facts: Facts) -> Iterator[str]:
     if missing := facts["without a verdict"]:
         reasons = "; ".join(f"{count:,}: {reason}" for reason, count in facts["because"].items())
         yield f"{key}: {missing:,} of {facts['judgments']:,} judgments have no verdict ({reasons})"
+    if in_part := facts.get("questions with turns that were not judged"):
+        yield (
+            f"{key}: the rubric shows fewer turns than {in_part:,} questions have; their later "
+            "answers are not judged"
+        )
     if ratings := facts.get("ratings"):
         rated = [_rated(one, ratings["baseline"]) for one in ratings["models"]]
         models = ", ".join([*rated, *(f"{name} withheld" for name in ratings["withheld"])])
         yield f"{key}: Bradley-Terry ratings, {ratings['baseline']} having 1000: {models}"
+    for one in facts.get("points", ()):
+        yield (
+            f"{key}: {one['model']} is given {one['own']:g} points in all and {one['baseline']} "
+            f"{one['of baseline']:g}, in {one['judgments']:,} judgments"
+        )
     if orders := facts.get("orders"):
         yield (
             f"{key}: of {orders['num_pairs']:,} pairs in both orders the judge agrees with itself "
@@ -66,10 +76,22 @@ def _against_people(key: str, people: Facts) -> Iterator[str]:
 def _withheld(scores: Sequence[ScoreRecord]) -> Iterator[str]:
     """Whose headline scores are missing for want of verdicts."""
     withheld: dict[str, list[str]] = {}
+    has_rate: set[tuple[str, str, str | None]] = set()
     for score in scores:
-        if score.headline and score.value is None and score.num_failed:
-            who = f"{score.model.label()} ({score.num_failed:,} of {score.num_examples:,} failed)"
-            withheld.setdefault(score.task_key, []).append(who)
+        against = f" against {score.judged_against}" if score.judged_against else ""
+        who = f"{score.model.label()}{against}"
+        of_whom = (score.task_key, who, score.judge)
+        if score.headline and score.value is not None:
+            has_rate.add(of_whom)
+        elif score.headline and score.num_failed:
+            failed = f"{who} ({score.num_failed:,} of {score.num_examples:,} failed)"
+            withheld.setdefault(score.task_key, []).append(failed)
+        elif score.metric == AT_EQUAL_LENGTH and score.value is None and of_whom in has_rate:
+            yield (
+                f"{score.task_key}: withheld is the {AT_EQUAL_LENGTH} of {who}, for fewer than a "
+                "tenth of the answers are longer, or fewer than a tenth shorter; --length-control "
+                "tells more of lengths"
+            )
     for task, models in withheld.items():
         yield (
             f"{task}: withheld is the score of {', '.join(models)}; it is given where at most "
@@ -94,6 +116,9 @@ def _spent(facts: Collection[Facts], usage: Facts) -> Iterator[str]:
         )
     if usage.get("dollars") is not None:
         dollars = f", {usage['dollars']:.2f} dollars"
+    if uncounted := usage.get("num_uncounted"):
+        at_most = ", which count at the most that they can cost" if dollars else ""
+        dollars += f"; of {uncounted:,} requests the server told no tokens{at_most}"
     yield (
         f"the judge was asked {sum(asked):,} times; {again:,} replies without a verdict were asked "
         f"for once more{tokens}{dollars}"

@@ -23,18 +23,23 @@ from typing import Any, Literal
 
 import jinja2
 import jinja2.meta
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import Field, model_validator
 
 from fedbench import resources
 from fedbench.data.templates import Turn
 from fedbench.errors import ConfigError
+from fedbench.evaluation.rendering import RENDERING_ERRORS
 from fedbench.judging.published_prompts import Published
 from fedbench.judging.verdict_format import OF_PAIRS, VerdictFormat
 from fedbench.judging.verdicts import Verdict, read_verdict
 from fedbench.schema import Part, Positive, read_yaml, validated
 
 SECOND_TURN = "_2"
-_ENVIRONMENT = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+# Sandboxed, because rubric files are passed around.
+_ENVIRONMENT = ImmutableSandboxedEnvironment(
+    undefined=jinja2.StrictUndefined, keep_trailing_newline=True
+)
 _EXTENSION = ".yaml"
 
 
@@ -122,7 +127,7 @@ class Rubric(Part):
                 does not have are left out; those it may lack may be absent.
 
         Raises:
-            ConfigError: a required field is absent or None.
+            ConfigError: a required field is absent or None, or the Jinja cannot be done.
         """
         absent = sorted(name for name in self.required if fields.get(name) is None)
         if absent:
@@ -133,7 +138,11 @@ class Rubric(Part):
         values = dict.fromkeys(self.optional) | {
             k: v for k, v in fields.items() if k in self.fields
         }
-        system, user = (_rendered(text, values) for text in (self.system, self.user))
+        try:
+            system, user = (_rendered(text, values) for text in (self.system, self.user))
+        except RENDERING_ERRORS as error:
+            said = str(error).strip().removesuffix(".")
+            raise ConfigError(f"rubric {self.name}: {said}; correct its Jinja") from error
         return (Turn(user, system=system),)
 
     def read(self, text: str, *, truncated: bool = False) -> Verdict:
@@ -163,6 +172,7 @@ def get_rubric(
     name = str(name_or_path)
     file = Path(name) if name.endswith(_EXTENSION) else _rubric_file(name)
     raw = read_yaml(file)
+    _refuse_borrowed_name(raw, str(file))
     if raw.get("published") is not None:
         raw = _with_published(raw, str(file), prompts)
     if parser is not None:
@@ -173,6 +183,16 @@ def get_rubric(
 def rubric_names() -> list[str]:
     """The names of all rubrics that come with fedbench, sorted."""
     return sorted(file.stem for file in _directory().glob(f"*{_EXTENSION}"))
+
+
+def _refuse_borrowed_name(raw: Mapping[str, Any], where: str) -> None:
+    """Scores are called after their rubric: other words may not pass for those of a shipped one."""
+    name = raw.get("name")
+    if name in rubric_names() and raw != read_yaml(_rubric_file(str(name))):
+        raise ConfigError(
+            f"{where}: name is {name}, as a rubric is called that comes with fedbench and says "
+            "something else; give yours a name of its own, for its scores bear it"
+        )
 
 
 def _with_published(raw: dict[str, Any], where: str, prompts: str | Path | None) -> dict[str, Any]:
@@ -217,4 +237,5 @@ def _template(source: str) -> jinja2.Template:
 
 @lru_cache(maxsize=64)
 def _variables(source: str) -> frozenset[str]:
+    _template(source)  # a filter that Jinja does not have is seen when it is compiled
     return frozenset(jinja2.meta.find_undeclared_variables(_ENVIRONMENT.parse(source)))

@@ -221,7 +221,8 @@ def score_items(
         statistics = np.column_stack([weights * scores, weights])
         interval = score_interval(metric, statistics, questions)
         value = float(metric.value(statistics.sum(axis=0)))
-        low, high, stderr, method = interval.low, interval.high, interval.stderr, interval.method
+        low, high, stderr = map(_finite, (interval.low, interval.high, interval.stderr))
+        method = interval.method
     return JudgeScore(
         metric=metric.name,
         group=group,
@@ -300,9 +301,9 @@ def _controlled(
     return replace(
         plain,
         value=estimate.rate,
-        low=estimate.interval.low,
-        high=estimate.interval.high,
-        stderr=estimate.interval.stderr,
+        low=_finite(estimate.interval.low),
+        high=_finite(estimate.interval.high),
+        stderr=_finite(estimate.interval.stderr),
         method=estimate.interval.method,
     )
 
@@ -316,6 +317,11 @@ def one_model(rows: Sequence[JudgmentRow]) -> None:
                 f"judgments of {len(found)} {name}s ({some}{', ...' if len(found) > 3 else ''}) "
                 "make no score together; score them one by one"
             )
+
+
+def _finite(end: float) -> float | None:
+    """None where too few questions, or a scale without ends, leave it open."""
+    return float(end) if np.isfinite(end) else None
 
 
 def _ratio(sums: Array) -> Array:

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from fedbench.schema import Part
 
@@ -51,6 +51,13 @@ class VerdictFormat(Part):
     """Whether a server may hold the reply to JSON; not where published prompts ask for brackets."""
     patterns: tuple[str, ...] = ()
     """Regular expressions with one group, the strictest first, in place of the parser's own."""
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _texts(cls, labels: Any) -> Any:
+        if isinstance(labels, (list, tuple)) and any(isinstance(one, bool) for one in labels):
+            raise ValueError("YAML reads yes, no, on and off as true and false; put them in quotes")
+        return labels
 
     @model_validator(mode="after")
     def _consistent(self) -> VerdictFormat:

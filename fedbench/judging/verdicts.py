@@ -77,14 +77,19 @@ def read_verdict(form: VerdictFormat, text: str, *, truncated: bool = False) -> 
     """
     if form.parser == "fastchat":
         value, scores = _FASTCHAT[form.kind](text)
-        return Verdict(value, None if value is not None else NOTHING, scores)
+        return Verdict(value, None if value is not None else _missing(text, truncated), scores)
     plain = unicodedata.normalize("NFKC", text).translate(_PLAIN).strip()
     if truncated and plain not in (form.labels or (A, B)):
         return Verdict(None, CUT_OFF)
     verdict = _FEDBENCH[form.kind](form, text, plain)
-    if verdict.problem == NOTHING and opens_with_refusal(text):
-        return Verdict(None, REFUSED)
-    return verdict
+    return Verdict(None, _missing(text)) if verdict.problem == NOTHING else verdict
+
+
+def _missing(text: str, truncated: bool = False) -> str:
+    """Why a reply holds nothing that looks like a verdict."""
+    if truncated:
+        return CUT_OFF
+    return REFUSED if opens_with_refusal(text) else NOTHING
 
 
 # The parser fastchat: None where its code writes -1 or "error".

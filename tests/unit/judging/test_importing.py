@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
-from fedbench.errors import ConfigError, OutputError
+from fedbench.cli import app
+from fedbench.errors import ConfigError, DataError, OutputError
 from fedbench.judging.importing import import_judgments
 from fedbench.results.record import ScoreRecord
 
@@ -123,6 +125,77 @@ def test_reviews_of_several_pairs_are_told_apart_by_the_answers() -> None:
     assert {score.judged_against for score in found} == {"a"}
 
 
+def test_scores_against_several_opponents_are_printed_with_their_names() -> None:
+    line = {"judge": ["j", "pair-v2"], "turn": 1, "g1_winner": "model_1"}
+    rows_to(
+        "pairs.jsonl",
+        *(
+            line | {"question_id": n, "model_1": "mine", "model_2": other, "g2_winner": winner}
+            for other, winner in (("weak", "model_1"), ("strong", "model_2"))
+            for n in (1, 2)
+        ),
+    )
+    shown = CliRunner().invoke(app, ["judge", "--import", "pairs.jsonl"]).output
+    won = {line.split()[2]: line.split()[5] for line in shown.splitlines() if "win_rate" in line}
+    # A win in both orders, and a win in one of them only, which is a tie.
+    assert won == {"weak": "100.0", "strong": "50.0"}
+
+
+def test_grades_of_another_scale_have_their_interval_around_them() -> None:
+    def imported(name: str, *grades: float) -> ScoreRecord:
+        rows = ({"question_id": n, "model": "m", "score": one} for n, one in enumerate(grades))
+        [score] = import_judgments([rows_to(f"{name}.jsonl", *rows)]).scores
+        return score
+
+    same = imported("same", *[90.0] * 40)  # of 100, where FastChat's scale ends at 10
+    assert (same.value, same.ci_low, same.ci_high) == (90.0, None, None)
+    varied = imported("varied", *[80.0, 100.0] * 20)
+    assert varied.ci_low is not None
+    assert varied.ci_high is not None
+    assert 80 < varied.ci_low < 90 < varied.ci_high < 100
+    usual = imported("usual", *[9.0] * 40)
+    assert usual.ci_high is not None
+    assert 9 < usual.ci_high <= 10
+
+
+def test_one_question_has_a_score_without_an_interval() -> None:
+    rows_to("one.jsonl", {"question_id": 81, "model": "m", "score": 8})
+    shown = CliRunner().invoke(app, ["judge", "--import", "one.jsonl", "--json"])
+    [score] = json.loads(shown.stdout)
+    assert (score["value"], score["ci_low"], score["ci_high"], score["stderr"]) == (
+        8.0, None, None, None,
+    )  # fmt: skip
+    assert "NaN" not in Path("scores/one/scores.jsonl").read_text()
+
+
+def test_of_pairs_in_one_order_nothing_is_said_of_swapping_them() -> None:
+    line = {"generator_1": "base", "generator_2": "m", "annotator": "j"}
+    chances = [{"token": "m", "logprob": -0.1}, {"token": "M", "logprob": -2.4}]
+    reply = {"logprobs": {"content": [{"top_logprobs": chances}]}}
+    # The token m, at 0.91, is the baseline in one order and the model in the other.
+    annotated = rows_to(
+        "annotations.jsonl",
+        *(line | {"preference": p, "raw_completion": reply} for p in (1.09, 1.91)),
+    )
+    imported = import_judgments([annotated])
+    assert "orders" not in imported.facts["imported"]
+    assert not [said for said in imported.report if "both orders" in said]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--import", "x.jsonl", "--limit", "3"], "and --limit is about asking a judge"),
+        (["--import", "x.jsonl", "answers.jsonl"], "and RUN_OR_ANSWERS is about asking a judge"),
+        (["answers.jsonl", "--judge", "j", "--parser", "fastchat"], "--parser is of judgments"),
+    ],
+)
+def test_an_option_that_would_be_passed_over_is_refused(words: list[str], message: str) -> None:
+    shown = CliRunner().invoke(app, ["judge", *words])
+    assert shown.exit_code == 2
+    assert message in shown.output
+
+
 def test_games_between_several_models_are_rated_and_printed() -> None:
     games = [("even", ["model_1", "model_2"]), ("better", ["model_1"] * 3 + ["model_2"])]
     pairs = rows_to(
@@ -168,5 +241,58 @@ def test_a_model_whose_games_were_not_read_is_not_rated() -> None:
     said = "\n".join(imported.report)
     assert "unread withheld" in said
     assert "3 of 12 judgments have no verdict (3: marked as unread in the file)" in said
-    assert "withheld is the score of unread (3 of 3 failed)" in said
+    assert "withheld is the score of unread against base (3 of 3 failed)" in said
     assert "-1, error and NaN are no verdict" in imported.facts["imported"]["parser"]
+
+
+def test_reviews_tell_both_totals_and_are_read_again_by_a_parser() -> None:
+    texts = ("8 9\nThe second is better.", "Both are good.", "7 6.5\nThe first.")
+    reviews = rows_to(
+        "reviews.jsonl",
+        *(
+            {"question_id": n, "answer1_id": "a", "answer2_id": "b", "text": text, "score": [8, 8]}
+            for n, text in enumerate(texts)
+        ),
+    )
+    answers = rows_to(
+        "answers.jsonl",
+        {"answer_id": "a", "model_id": "alpaca"},
+        {"answer_id": "b", "model_id": "vicuna"},
+    )
+    as_filed = import_judgments([reviews], answers=answers, output=Path("filed"))
+    assert value(list(as_filed.scores), "ties") == 1
+    points = "vicuna is given 24 points in all and alpaca 24, in 3 judgments"
+    assert points in " ".join(as_filed.report)
+    again = import_judgments([reviews], answers=answers, parser="fastchat", output=Path("again"))
+    # 9 + 6.5 and 8 + 7; one of three has no score in its first line.
+    said = " ".join(again.report)
+    assert "vicuna is given 15.5 points in all and alpaca 15, in 2 judgments" in said
+    assert "withheld is the score of vicuna against alpaca (1 of 3 failed)" in said
+
+
+def test_a_parser_of_preferences_without_replies_is_refused() -> None:
+    annotated, *_ = annotations(liking=0.0)
+    with pytest.raises(DataError, match=r"annotations keep preferences.*leave --parser out"):
+        import_judgments([annotated], parser="fedbench")
+
+
+def test_why_a_rate_at_equal_length_is_withheld_is_said() -> None:
+    always_longer = rows_to(
+        "longer.jsonl",
+        *(
+            {
+                "index": n,
+                "generator_1": "base",
+                "generator_2": "long",
+                "annotator": "judge",
+                "preference": 1 + n % 2,
+                "len_1": 100,
+                "len_2": 200 + n,
+            }
+            for n in range(20)
+        ),
+    )
+    found = import_judgments([always_longer])
+    assert value(list(found.scores), "win_rate_at_equal_length") is None
+    [said] = [line for line in found.report if "withheld" in line]
+    assert "win_rate_at_equal_length of long against base, for fewer than a tenth" in said

@@ -20,6 +20,7 @@ from fedbench.evaluation.task import Task, load_items
 from fedbench.generation.backend import Checkpoint, Constraint
 from fedbench.generation.scripted import ScriptedBackend
 from fedbench.generation.store import AnswerStore
+from fedbench.judging.command import judge_answers
 from fedbench.judging.conversations import (
     kept_tasks,
     read_answer_files,
@@ -28,9 +29,12 @@ from fedbench.judging.conversations import (
 )
 from fedbench.judging.estimate import estimate
 from fedbench.judging.judge import RETRY_TEMPERATURE
-from fedbench.judging.judged import Baseline, case_of, judge_case
-from fedbench.judging.opening import JudgeConfig, judge_config
+from fedbench.judging.judged import Baseline, baseline_from, case_of, facts_of, judge_case
+from fedbench.judging.opening import JudgeConfig, judge_config, open_judge
+from fedbench.judging.reliability import verdicts
+from fedbench.judging.report import report_of
 from fedbench.judging.results import reported_as, table_of
+from fedbench.judging.rows import JudgmentRow
 from fedbench.judging.rubric import get_rubric
 from fedbench.results.alignment import align
 from fedbench.results.record import ModelId
@@ -157,6 +161,20 @@ def test_an_answer_that_the_model_failed_to_give_is_not_judged_and_counts_as_fai
     assert scores(judged)["judge_score", None].num_failed == 2  # both turns
 
 
+def test_a_missing_answer_fails_as_often_as_a_judge_would_have_been_asked(
+    tmp_path: Path, store: AnswerStore
+) -> None:
+    rows = [{"question_id": n, "category": "c", "turns": [f"Question {n}."]} for n in range(15)]
+    made = task(tmp_path)
+    (tmp_path / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    answers = answered(made, fedavg=[[None], *[["Well."]] * 14])
+    case = case_of(answers, get_rubric("mt_bench-fedbench"), repeats=3)
+    found = scores(judge_case(case, judge(lambda prompt: "Rating: [[4]]"), store))
+    record = found["judge_score", None]
+    # One answer of 15 is more than one in twenty, however often the others are judged.
+    assert (record.num_examples, record.num_failed, record.value) == (45, 3, None)
+
+
 # The store
 
 
@@ -175,6 +193,7 @@ def test_another_judge_rubric_repeat_or_answer_is_asked_anew(
     made = task(tmp_path)
     file = tmp_path / "stricter.yaml"
     text = Path("tasks/rubrics/mt_bench-fedbench.yaml").read_text()
+    text = text.replace("name: mt_bench-fedbench", "name: stricter")
     file.write_text(text.replace("scale: [1, 10]", "scale: [1, 9]"))
     own, stricter = get_rubric("mt_bench-fedbench"), get_rubric(file)
     talks = answered(made, fedavg=TALKS)
@@ -400,6 +419,70 @@ def test_a_task_without_a_judge_is_named_with_the_command_and_the_rest_is_scored
 # Estimates and descriptions
 
 
+def test_mistakes_are_found_before_a_judge_is_asked(tmp_path: Path) -> None:
+    file, labels = tmp_path / "mine.jsonl", tmp_path / "labels.csv"
+    labels.write_text("question_id,model,score\n81,mine,good\n")
+    config = judge_config("gpt-4o", base_url="http://127.0.0.1:9/v1")
+    with pytest.raises(DataError, match="score is 'good'; give a number"):
+        judge_answers([file], config, rubric="mt_bench-fedbench", labels=labels)
+    # The rubric's name is wrong, and not that a task is missing.
+    with pytest.raises(ConfigError, match="did you mean 'mt_bench'"):
+        judge_answers([file], config, rubric="mtbench")
+
+
+def test_labels_of_other_answers_are_refused_before_a_judge_is_asked(tmp_path: Path) -> None:
+    task(tmp_path)  # writes its questions
+    made, labels, mine = (tmp_path / name for name in ("talks.yaml", "labels.csv", "mine.jsonl"))
+    made.write_text(
+        f"name: talks\ndataset: {{path: {tmp_path / 'questions.jsonl'}, columns: [question_id]}}\n"
+        "turns: turns\nrubric: mt_bench-fedbench\nmetrics: [judge_score]\n"
+    )
+    given = [{"question_id": n, "choices": [{"index": 0, "turns": ["a", "b"]}]} for n in (1, 2)]
+    mine.write_text("".join(json.dumps(row) + "\n" for row in given))
+    labels.write_text("question_id,model,score\n1,fedprox,3\n")
+    config = judge_config("gpt-4o", base_url="http://127.0.0.1:9/v1")
+    with pytest.raises(DataError, match="the labels are of other answers"):
+        judge_answers([mine], config, task=str(made), labels=labels)
+
+
+def test_labels_of_one_task_are_no_mistake_of_another(tmp_path: Path, store: AnswerStore) -> None:
+    labels = tmp_path / "labels.csv"
+    labels.write_text("question_id,turn,model,score\n1,2.0,fedavg,9\n")
+    rubric = get_rubric("mt_bench-fedbench")
+    one, other = answered(task(tmp_path), fedavg=TALKS), answered(task(tmp_path), fedprox=TALKS)
+    own, others = (judge_case(case_of(each, rubric), judge(rating), store) for each in (one, other))
+    assert facts_of(own, labels)["people"]["share"] == 1  # the second turn of question 1 has 9
+    assert "people" not in facts_of(others, labels)
+
+
+def test_turns_that_a_rubric_does_not_show_are_named(tmp_path: Path, store: AnswerStore) -> None:
+    file = tmp_path / "first.yaml"
+    file.write_text("name: first\nuser: '{{ question }} {{ answer }}'\n")
+    answers = answered(task(tmp_path), fedavg=TALKS)
+    judged = judge_case(case_of(answers, get_rubric(file)), judge(rating), store)
+    assert len(judged.rows["fedavg"]) == 2  # of two conversations of two turns
+    [said] = report_of([], {"mt_bench-first": facts_of(judged)})[:1]
+    assert "fewer turns than 2 questions have; their later answers are not judged" in said
+    both = judge_case(case_of(answers, get_rubric("mt_bench-fedbench")), judge(rating), store)
+    assert not [said for said in report_of([], {"x": facts_of(both)}) if "fewer turns" in said]
+
+
+def test_a_baseline_of_many_models_is_refused_in_one_line(tmp_path: Path) -> None:
+    many = answered(task(tmp_path), **dict.fromkeys(("a", "b", "c", "d", "e"), TALKS))
+    with pytest.raises(ConfigError, match="the answers of a, b, c and 2 more; give those of one"):
+        baseline_from(many)
+
+
+def test_reasons_of_failures_add_up_to_all_of_them() -> None:
+    rows = [
+        JudgmentRow("m", str(n), 1, "j", None, None, None, problem=f"{11 + n % 7} is off the scale")
+        for n in range(20)
+    ]
+    facts = verdicts(rows)
+    assert len(facts["because"]) == 6
+    assert sum(facts["because"].values()) == facts["without a verdict"] == 20
+
+
 def test_an_estimate_counts_what_is_left_to_ask(tmp_path: Path, store: AnswerStore) -> None:
     rubric = get_rubric("mt_bench-fedbench")
     made = task(tmp_path)
@@ -416,6 +499,32 @@ def test_an_estimate_counts_what_is_left_to_ask(tmp_path: Path, store: AnswerSto
     assert (found.completion_tokens, found.most_completion_tokens) == (3 * 300, 3 * 2048)
     # 2.5 and 10 dollars per million tokens of prompt and completion.
     assert found.most_dollars == pytest.approx((2.5 * found.prompt_tokens + 10 * 3 * 2048) / 1e6)
+
+
+def test_an_estimate_counts_tokens_of_other_scripts_by_their_bytes(
+    tmp_path: Path, store: AnswerStore
+) -> None:
+    pytest.importorskip("openai")
+    file = tmp_path / "first.yaml"
+    file.write_text("name: first\nuser: '{{ answer }}'\n")
+    rubric = get_rubric(file)
+    config = judge_config("m", base_url="http://127.0.0.1:9/v1")
+
+    def tokens(text: str) -> int:
+        case = case_of(answered(task(tmp_path), one=[[text], [text]]), rubric)
+        with contextlib.closing(open_judge(config, to_ask=False)) as opened:
+            return estimate(case, opened, store, config).prompt_tokens
+
+    # Common tokenizers make a token of about four English letters, and of one or two characters
+    # of Chinese: 400 characters are 100 tokens and 300, beside the name of the role.
+    assert tokens("\u4f60" * 400) - tokens("a" * 400) == 200
+
+
+def test_dollars_of_requests_without_a_count_are_said_to_be_the_most() -> None:
+    facts = {"t": {"asked": 2, "asked again for a verdict": 0, "without a verdict": 0}}
+    usage = {"num_requests": 0, "num_uncounted": 2, "dollars": 0.5}
+    [said] = report_of([], facts, usage)
+    assert ", 0.50 dollars; of 2 requests the server told no tokens, which count at the" in said
 
 
 @pytest.mark.parametrize(

@@ -346,6 +346,12 @@ def test_agreement_with_peoples_labels_of_pairs(tmp_path: Path) -> None:
     assert (found.num_decided, found.share_decided) == (3, pytest.approx(2 / 3))
 
 
+def test_a_winner_whose_name_holds_the_word_tie_has_won(tmp_path: Path) -> None:
+    file = tmp_path / "labels.csv"
+    file.write_text("question_id,model_a,model_b,winner\n1,patient-7b,base,patient-7b\n")
+    assert read_labels(file)["1", "patient-7b", "base", 1] == ["win"]
+
+
 def test_agreement_with_peoples_ratings(tmp_path: Path) -> None:
     file = tmp_path / "labels.jsonl"
     file.write_text(
@@ -365,7 +371,10 @@ def test_agreement_with_peoples_ratings(tmp_path: Path) -> None:
     [
         ("question_id,model_a,model_b,winner\n1,m,base,mine\n", "row 1: winner is 'mine'"),
         ("question_id,model,score\n1,m,good\n", "row 1: score is 'good'; give a number"),
+        ("question_id,model,score\n1,m,nan\n", "row 1: score is 'nan'; give a number"),
         ("id,model,score\n1,m,3\n", "row 1: has no question_id or question"),
+        ("question_id,turn,model,score\n1,first,m,3\n", "row 1: turn is 'first'; write 1, 2"),
+        ("question_id,turn,model,score\n1,1.5,m,3\n", "row 1: turn is '?1.5'?; write 1, 2"),
     ],
 )
 def test_mistakes_in_labels_name_the_row(tmp_path: Path, text: str, message: str) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from fedbench import resources
 from fedbench.errors import ConfigError, DataError
 from fedbench.judging.rubric import Rubric, get_rubric, rubric_names
 from fedbench.schema import read_yaml
@@ -94,8 +95,11 @@ def test_a_field_that_is_absent_is_named(tmp_path: Path) -> None:
         (("user: |-", "usr: |-"), "usr: unknown key; did you mean 'user'"),
         (("{{ answer }}", "none"), "user does not show answer"),
         (("{{ answer }}", "{{ answer"), "is no Jinja template"),
+        (("{{ answer }}", "{{ answer | uper }}"), "is no Jinja template: No filter named 'uper'"),
         (("verdict: {", "kind: pairwise\nverdict: {"), "kind pairwise does not go with"),
         (("verdict: {", "optional: [reference]\nverdict: {"), "reference occurs in neither"),
+        (("scale: [1, 5]", "kind: choice, labels: [yes, no]"), "YAML reads yes, no, on and off"),
+        (("name: coherence", "name: mt_bench"), "name is mt_bench, as a rubric is called that"),
     ],
 )
 def test_mistakes_in_a_rubric_are_explained(
@@ -105,6 +109,30 @@ def test_mistakes_in_a_rubric_are_explained(
     file.write_text(COHERENCE.replace(*change))
     with pytest.raises(ConfigError, match=message):
         get_rubric(file)
+
+
+@pytest.mark.parametrize(
+    ("jinja", "message"),
+    [
+        ("answer.__class__.__mro__", "access to attribute '__class__' .* is unsafe; correct its"),
+        ("answer + 1", "rubric coherence: can only concatenate str .*; correct its Jinja"),
+    ],
+)
+def test_what_the_jinja_of_a_rubric_may_not_or_cannot_do_is_said(
+    tmp_path: Path, jinja: str, message: str
+) -> None:
+    file = tmp_path / "coherence.yaml"
+    file.write_text(COHERENCE.replace("{{ answer }}", f"{{{{ {jinja} }}}}"))
+    rubric = get_rubric(file)
+    with pytest.raises(ConfigError, match=message):
+        rubric.render(question="Q", answer="A")
+
+
+def test_a_copy_of_a_shipped_rubric_keeps_its_name(tmp_path: Path) -> None:
+    shipped = resources.directory("tasks") / "rubrics" / "vicuna-fedbench.yaml"
+    file = tmp_path / "copied.yaml"
+    file.write_text(shipped.read_text())
+    assert get_rubric(file) == get_rubric("vicuna-fedbench")
 
 
 def test_an_unknown_rubric_gets_the_nearest_name() -> None:
@@ -233,8 +261,6 @@ def _runs(text: str, length: int = 8) -> list[tuple[str, ...]]:
 
 
 def test_every_rubric_file_says_where_its_protocol_is_from() -> None:
-    from fedbench import resources
-
     for name in rubric_names():
         raw = read_yaml(resources.directory("tasks") / "rubrics" / f"{name}.yaml")
         assert raw["name"] == name

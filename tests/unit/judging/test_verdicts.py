@@ -88,6 +88,13 @@ def test_a_reply_that_reached_the_limit_of_tokens_has_no_verdict() -> None:
     assert read_verdict(one_token, "yes", truncated=True).value == "yes"
 
 
+def test_fastchats_parser_says_as_well_why_there_is_no_verdict() -> None:
+    # What it reads does not depend on that: FastChat does not ask whether a reply was cut off.
+    assert read_verdict(FASTCHAT, "Let me see.", truncated=True).problem == "the reply was cut off"
+    assert read_verdict(FASTCHAT, "I cannot help with this request.").problem == "the judge refused"
+    assert read_verdict(FASTCHAT, "Rating: [[1]]", truncated=True).value == 1
+
+
 @pytest.mark.parametrize(
     ("reply", "fastchat", "fedbench"),
     [

@@ -91,7 +91,7 @@ def _label(record: ScoreRecord) -> str:
 
 
 def _cell(records: Sequence[ScoreRecord]) -> str:
-    """The mean over seeds, or what there is of it."""
+    """The mean over seeds; where some have no value, with how many have."""
     values = [record.value for record in records if record.value is not None]
     if not values:
         return "–" if records else ""
@@ -100,9 +100,12 @@ def _cell(records: Sequence[ScoreRecord]) -> str:
         ends = (records[0].ci_low, records[0].ci_high)
     show = _format_of(records[0].metric)
     text = show(statistics.fmean(values))
-    if ends == (None, None):
-        return text
-    return f"{text} [{', '.join('–' if end is None else show(end) for end in ends)}]"
+    if ends != (None, None):
+        text += f" [{', '.join('–' if end is None else show(end) for end in ends)}]"
+    # Of rounds to a target those seeds are left that were quick: their mean is not the method's.
+    return text + (
+        "" if len(values) == len(records) else f" ({len(values)} of {len(records)} seeds)"
+    )
 
 
 def _format_of(metric: str) -> Callable[[float], str]:

@@ -119,6 +119,18 @@ def command(
     rescored = {"tasks": tuple(split_names(tasks)), "base_model": base_model, "server": server}
     if any(rescored.values()) and not record_noise:
         raise click.UsageError("--tasks, --base-model and --server are of --record-noise")
+    judging = {
+        "--max-drop": max_drop,
+        "--margins": margins,
+        "--over-seeds": over_seeds or None,
+        "--strict": strict or None,
+        "--junit": junit,
+        "--markdown": markdown,
+    }
+    unused = [name for name, value in judging.items() if value is not None]
+    if unused and (update_baseline or record_noise):
+        doing = "--update-baseline" if update_baseline else "--record-noise"
+        raise click.UsageError(f"{doing} judges nothing; leave {', '.join(unused)} out")
     if candidate is None and server is None:
         raise click.UsageError("Missing argument 'CANDIDATE'.")
     if record_noise:

@@ -101,13 +101,16 @@ def _print_many(records: Sequence[Comparison], results: Sequence[Path]) -> None:
         first = own[0]
         ranks = first.ranks or {}
         cells = [_cell(verdicts.number(first.value_a, first.metric), "", ranks.get(first.result_a))]
+        found = {r.result_b: r for r in own}  # a mean over seeds lacks results without that many
         cells += [
             _cell(verdicts.number(r.value_b, r.metric), _difference(r), ranks.get(r.result_b))
-            for r in own
+            if (r := found.get(str(result))) is not None
+            else ""
+            for result in results[1:]
         ]
         rows.append([name, model, *cells])
     print_table(columns, rows)
-    _print_notes(records)
+    _print_notes(records, several=True)
     print_line(
         "Below each score its difference to A and its rank. Shares in points, 95 % intervals; * "
         "differs, with p corrected for all rows (Holm). A rank such as 2–3 says that the data "
@@ -148,7 +151,7 @@ def _picture(record: Comparison, records: Sequence[Comparison]) -> str:
     return scale.picture(record.delta, record.ci_low, record.ci_high, None)
 
 
-def _print_notes(records: Sequence[Comparison]) -> None:
+def _print_notes(records: Sequence[Comparison], *, several: bool = False) -> None:
     from fedbench.results import verdicts
 
     for record in records:
@@ -159,7 +162,9 @@ def _print_notes(records: Sequence[Comparison]) -> None:
             remarks.append(f"{record.num_failed:,} items failed and are left out")
         if remarks:
             name = verdicts.score_name(record.task, record.variant, record.metric)
-            print_line(f"{name}, {record.model}: {'; '.join(remarks)}")
+            # A score that a result lacks has a remark that names it.
+            where = f", {record.result_b}" if several and record.delta is not None else ""
+            print_line(f"{name}, {record.model}{where}: {'; '.join(remarks)}")
 
 
 def _over_seeds(record: Comparison) -> str:

@@ -34,7 +34,7 @@ from pydantic import Field
 from fedbench.errors import ConfigError, RecordError
 from fedbench.results.differences import PairDifference, difference_fields, pair_difference
 from fedbench.results.loading import load_results
-from fedbench.results.margins import Margins, load_margins, refuse_unknown
+from fedbench.results.margins import Margins, load_margins, refuse_open, refuse_unknown
 from fedbench.results.noise import floors_of, read_noise
 from fedbench.results.pairing import ScorePair, pair_scores, why_missing
 from fedbench.results.record import SCHEMA, Record
@@ -115,7 +115,8 @@ def check(
         One record per model (or method) and task of the baseline, in its order.
 
     Raises:
-        ConfigError: a margin or the confidence is out of range, or a margin is of no task.
+        ConfigError: a margin or the confidence is out of range, a margin is of no task, or lets
+            everything pass.
         RecordError: a file is damaged, the two were not asked the same, or the baseline holds no
             headline score.
     """
@@ -131,6 +132,7 @@ def check(
     if not pairs:
         raise RecordError(f"{baseline}: holds no headline score; score at least one task for it")
     refuse_unknown(tolerated, {pair.baseline.task_key for pair in pairs}, margins)
+    refuse_open(tolerated, [(pair.baseline.task_key, pair.baseline.metric) for pair in pairs])
     floors = floors_of(read_noise(baseline), pairs)
     blanks = [
         _blank(pair, tolerated.of(pair.baseline.task_key), floor, confidence)

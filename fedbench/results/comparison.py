@@ -167,12 +167,16 @@ def _comparison(pair: ScorePair, a: Results, b: Results, confidence: float) -> C
         confidence=confidence,
     )
     if found is None:
-        return row.model_copy(update={"note": why_missing(pair, b.path)})
+        reason = why_missing(pair, b.path, (str(a.path), str(b.path)))
+        return row.model_copy(update={"note": reason})
+    note = found.note
+    if math.isnan(found.difference.delta):
+        note = note or "the answers allow no interval"
     return row.model_copy(
         update={
             **difference_fields(found.difference),
             "num_failed": found.num_failed,
-            "note": "identical answers" if found.identical and not found.note else found.note,
+            "note": "identical answers" if found.identical and not note else note,
         }
     )
 

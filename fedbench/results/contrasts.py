@@ -19,12 +19,13 @@ import numpy as np
 
 from fedbench.metrics.metric import Array, Metric
 from fedbench.results.intervals import Interval, interval_of, percentile_interval
-from fedbench.results.proportions import Tango, are_shares, mcnemar_exact
+from fedbench.results.proportions import Tango, are_shares, interval_of_share, mcnemar_exact
 from fedbench.results.resampling import (
     DRAWS,
     FEW_UNITS,
     SEED,
     Term,
+    combined,
     joint_draw_sums,
     resample,
     share_clusters,
@@ -44,6 +45,8 @@ class Contrast:
     """Two-sided, of a value of 0."""
     draws: Array = field(repr=False, compare=False)
     """Bootstrap draws of the value, for `combine_strata`; empty where nothing was scored."""
+    bounds: tuple[float, float] = (-math.inf, math.inf)
+    """The range in which the value can lie."""
 
 
 def contrast(
@@ -57,7 +60,8 @@ def contrast(
     ``[(1, f1, fedavg), (-1/3, f1, a), (-1/3, f1, b), (-1/3, f1, c)]`` is FedAvg minus the mean of
     three local models; ``[(1/3, f1, seed_0), ...]`` is a mean over seeds. Items are resampled
     jointly, so what the terms have in common does not widen the interval. Two shares of right
-    items with coefficients 1 and -1 get Tango's interval and McNemar's exact p.
+    items with coefficients 1 and -1 get Tango's interval and McNemar's exact p, and one share with
+    coefficient 1 has the interval of its own record.
 
     Args:
         terms: coefficient, metric, statistics (n, d), with the same n items in each.
@@ -74,7 +78,12 @@ def contrast(
     else:
         interval = interval_of(resampled, confidence)
         p_value = resampled.p_value()
-    return Contrast(resampled.value, interval, p_value, resampled.draws)
+        if _is_share(terms) and not share_clusters(clusters):
+            interval = interval_of_share(terms[0][2], confidence)
+    # Of one item alone there is a value, and nothing to resample.
+    sums = np.concatenate([statistics.sum(axis=0) for _, _, statistics in terms])
+    value = float(combined(terms, sums))
+    return Contrast(value, interval, p_value, resampled.widened(), resampled.bounds)
 
 
 def joint_bootstrap(
@@ -165,15 +174,15 @@ def combine_strata(
     """
     weights = weights or [1 / len(contrasts)] * len(contrasts)
     value = sum(w * c.value for w, c in zip(weights, contrasts, strict=True))
-    if math.isnan(value):
+    kept = min(len(c.draws) for c in contrasts)  # a metric may be undefined in some draws
+    if math.isnan(value) or kept < 2:
         nothing = Interval(math.nan, math.nan, math.nan, "none")
-        return Contrast(math.nan, nothing, math.nan, np.empty(0))
+        return Contrast(value, nothing, math.nan, np.empty(0))
     # All contrasts draw with the same seed; shuffling makes the strata independent.
     shuffled = [
         np.random.default_rng([SEED, stratum]).permutation(c.draws)
         for stratum, c in enumerate(contrasts)
     ]
-    kept = min(len(draws) for draws in shuffled)  # a metric may be undefined in some draws
     draws = np.sum([w * d[:kept] for w, d in zip(weights, shuffled, strict=True)], axis=0)
     interval = percentile_interval(draws, confidence, "stratified-bootstrap-percentile")
     return Contrast(value, interval, _two_sided_share(draws), draws)
@@ -183,11 +192,14 @@ def mean_over_strata(contrasts: Sequence[Contrast], confidence: float = 0.95) ->
     """The mean of contrasts over several test sets.
 
     `combine_strata`, but for two things. The p-value is a normal approximation, as in
-    `JointDraws.contrast`. Where no draw of any set differs the interval has the means of the
-    sets' own ends, which bound what was never seen.
+    `JointDraws.contrast`. Where no draw of any set differs, or a set is a single item, the interval
+    has the means of the sets' own ends, which bound what was never seen.
     """
     total = combine_strata(contrasts, confidence=confidence)
-    interval = total.interval
+    least, most = (fmean(ends) for ends in zip(*(part.bounds for part in contrasts), strict=True))
+    interval = replace(
+        total.interval, low=max(total.interval.low, least), high=min(total.interval.high, most)
+    )
     if not interval.low < interval.high:
         parts = [part.interval for part in contrasts]
         interval = Interval(
@@ -201,6 +213,11 @@ def mean_over_strata(contrasts: Sequence[Contrast], confidence: float = 0.95) ->
 
 def _num_units(statistics: Array, clusters: Sequence[str] | None) -> int:
     return len(statistics if clusters is None else set(clusters))
+
+
+def _is_share(terms: Sequence[Term]) -> bool:
+    [(coefficient, metric, statistics), *others] = terms
+    return not others and coefficient == 1.0 and are_shares(metric, statistics)
 
 
 def _is_difference_of_shares(terms: Sequence[Term]) -> bool:

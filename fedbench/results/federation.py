@@ -4,7 +4,9 @@ Every record is of one method under one seed. Intervals resample the rows of eac
 of a task) and take the clients and the trained models as given. Which is given where:
 
 ===========================  =================================================================
-mean over clients, gains     percentiles of the bootstrap, each client resampled by itself
+mean over clients, gains     percentiles of the bootstrap, each client resampled by itself and its
+                             draws widened by sqrt(n / (n - 1)); with a client of one row the means
+                             of the clients' own ends
 worst client, 10th           the same function of the clients' own ends, at a level at which all
 percentile                   of them hold together (Šidák)
 sd, Jain's index             Q-profile, which takes the noise in the clients' scores off their
@@ -95,7 +97,7 @@ def _client_scores(
     Left out are clients of which a model answered nothing.
     """
     groups = table.groups or {}
-    level = confidence ** (1 / max(len(groups), 1))  # all hold together (Šidák 1967)
+    level = _level(len(groups), confidence)
     scores = {}
     for name, (start, end) in groups.items():
         rows = [n for n in range(start, end) if all(g.status[n] != "failed" for _, g in terms)]
@@ -112,6 +114,12 @@ def _client_scores(
     return scores
 
 
+def _level(num_clients: int, confidence: float = CONFIDENCE) -> float:
+    """At which the intervals of all clients hold together (Šidák 1967)."""
+    level: float = confidence ** (1 / max(num_clients, 1))
+    return level
+
+
 def _summary(scores: Scores, summary: Summary, name: str, metric: Metric, missing: int) -> Estimate:
     if not scores:
         return Estimate(math.nan, num_units=0, num_missing=missing)
@@ -123,7 +131,7 @@ def _summary(scores: Scores, summary: Summary, name: str, metric: Metric, missin
     elif summary.is_monotone:
         interval = _of_ends(scores, summary, higher)
     else:
-        interval = _of_spread(scores, name)
+        interval = _of_spread(scores, name, metric)
     return Estimate(value, interval, num_units=len(scores), num_missing=missing)
 
 
@@ -138,11 +146,11 @@ def _of_ends(scores: Scores, summary: Summary, higher: bool) -> Interval:
     return Interval(low, high, error, "simultaneous")
 
 
-def _of_spread(scores: Scores, name: str) -> Interval | None:
+def _of_spread(scores: Scores, name: str, metric: Metric) -> Interval | None:
     values = np.array([score.value for score in scores.values()])
-    errors = np.array([_error(score.interval) for score in scores.values()])
+    errors = np.array([_error(score, _level(len(scores))) for score in scores.values()])
     known = np.isfinite([*values, *errors]).all()
-    ends = spread_interval(values, errors, CONFIDENCE) if known else None
+    ends = spread_interval(values, errors, CONFIDENCE, metric.unit_range) if known else None
     if ends is None:
         return None
     if name == "client_jain":
@@ -151,11 +159,14 @@ def _of_spread(scores: Scores, name: str) -> Interval | None:
     return Interval(*ends, math.nan, "q-profile")
 
 
-def _error(interval: Interval) -> float:
-    """Of one client's score, above 0 also where all its rows are right."""
+def _error(score: Contrast, level: float) -> float:
+    """Of one client's score, above 0 also where all its rows are right; NaN of a single row."""
+    interval = score.interval
+    if not len(score.draws):
+        return math.nan
     if interval.stderr > 0:
         return interval.stderr
-    return (interval.high - interval.low) / (2 * normal_quantile(CONFIDENCE))
+    return max(score.value - interval.low, interval.high - score.value) / normal_quantile(level)
 
 
 def _draws(scores: Scores) -> Array:

@@ -19,7 +19,10 @@ from fedbench.metrics.metric import Array
 
 
 def spread_interval(
-    values: Array, errors: Array, confidence: float = 0.95
+    values: Array,
+    errors: Array,
+    confidence: float = 0.95,
+    bounds: tuple[float, float] = (-math.inf, math.inf),
 ) -> tuple[float, float] | None:
     """Ends for the standard deviation of the true scores of clients.
 
@@ -30,6 +33,8 @@ def spread_interval(
         values: (n,) scores.
         errors: (n,) their standard errors, all above 0.
         confidence: coverage, as a share.
+        bounds: the range of a score. Of two or three clients chi^2 says next to nothing, and its
+            upper end lies beyond what scores in that range can have.
 
     Returns:
         None for fewer than two clients.
@@ -43,13 +48,19 @@ def spread_interval(
     low, high = (math.sqrt(_variance_at(q, values, errors)) for q in usual)
     observed = float(values.std(ddof=1))
     noise = math.sqrt(float(np.mean(errors**2)))
-    return min(low, observed), max(high, observed, noise)
+    most = _largest_spread(len(values), bounds[1] - bounds[0])
+    return min(low, observed), min(max(high, observed, noise), most)
 
 
 def jain_of_spread(mean: float, spread: float, num_clients: int) -> float:
     """Jain's index of n scores with that mean and standard deviation."""
     squares = mean**2 + spread**2 * (num_clients - 1) / num_clients
     return mean**2 / squares if squares else math.nan
+
+
+def _largest_spread(num: int, width: float) -> float:
+    """The standard deviation of so many numbers, half of them at each end of a range."""
+    return width * math.sqrt((num // 2) * (num - num // 2) / (num * (num - 1)))
 
 
 def _variance_at(wanted: float, values: Array, errors: Array) -> float:

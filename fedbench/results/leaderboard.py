@@ -6,7 +6,6 @@ some runs. `fedbench.results.page` renders it.
 
 from __future__ import annotations
 
-import statistics as stdlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
@@ -24,10 +23,12 @@ from fedbench.results.cells import (
     value_under,
 )
 from fedbench.results.contrasts import mean_over_strata
+from fedbench.results.curves import curve_points
+from fedbench.results.grouping import grouped
 from fedbench.results.published import Published
-from fedbench.results.record import ModelId, ModelKind, PrivacyRecord, ScoreRecord
+from fedbench.results.record import ModelId, PrivacyRecord, ScoreRecord
 from fedbench.results.samples import Results
-from fedbench.results.settings import Setting, apart, join_name, split_name
+from fedbench.results.settings import Setting, apart, split_name
 from fedbench.results.specification import LeaderboardSpec
 from fedbench.results.standing import mean_standings, standings
 from fedbench.results.statistics import holm
@@ -36,15 +37,10 @@ from fedbench.results.table import (
     ClientScore,
     Column,
     Counts,
-    CurvePoint,
     MethodDifference,
     Row,
     Table,
 )
-
-_ORDER: tuple[ModelKind, ...] = (
-    "base", "local", "client", "global", "merged", "central", "reference",
-)  # fmt: skip
 
 
 def build(
@@ -72,7 +68,7 @@ def build(
         items={task: TaskAnswers.of(task, runs, standing) for task in spec.tasks},
     )
     columns = _columns(spec, records)
-    groups = _groups([r for r in records if r.selected_by is not None])
+    groups = grouped([r for r in records if r.selected_by is not None])
     spent = _privacy_spent(runs)
     rows = [_row(group, columns, source, settings, spent) for group in groups]
     if not spec.partial_rows:
@@ -87,7 +83,7 @@ def build(
         columns=tuple(columns),
         rows=tuple(rows),
         differences=tuple(differences),
-        curves=tuple(_curves(records, shown, source)),
+        curves=tuple(curve_points(records, shown, source)),
         clients=tuple(_client_scores(groups, shown)),
         runs=tuple(run.run for run in runs if run.run is not None),
         tasks=_task_facts(spec, records),
@@ -153,48 +149,6 @@ def _columns(spec: LeaderboardSpec, records: Sequence[ScoreRecord]) -> list[Colu
                 )
             )
     return columns
-
-
-def _groups(standing: Sequence[ScoreRecord]) -> list[StandingModels]:
-    """Records by row: by method, kind of model, and rule of selection where there are several."""
-    rules: dict[tuple[str, ModelKind], set[str | None]] = {}
-    for record in standing:
-        rules.setdefault((record.method, record.model_kind), set()).add(record.selected_by)
-    groups: dict[str, StandingModels] = {}
-    for record in standing:
-        label = _label(record)
-        if len(rules[record.method, record.model_kind]) > 1:
-            label += f" ({record.selected_by})"
-        group = groups.setdefault(
-            label, StandingModels(record.method, label, record.model_kind, {})
-        )
-        same_cell = group.records.setdefault((record.task_key, record.metric), [])
-        if not _is_repeated(record, same_cell):
-            same_cell.append(record)
-    return sorted(groups.values(), key=lambda group: _ORDER.index(group.kind))
-
-
-def _label(record: ScoreRecord) -> str:
-    name, setting = split_name(record.method)
-    if record.model_kind == "local":
-        name = "mean local" if name == "local" else f"{name}, mean local"
-    elif record.model_kind == "client":
-        name = f"{name}, mean client"
-    return join_name(name, setting)
-
-
-def _is_repeated(record: ScoreRecord, others: Sequence[ScoreRecord]) -> bool:
-    """Whether another run holds the same score of the same model; contradictions are refused."""
-    for other in others:
-        if (other.seed, other.model_client) != (record.seed, record.model_client):
-            continue
-        if (other.value, other.weights_hash) == (record.value, record.weights_hash):
-            return True
-        raise RecordError(
-            f"{record.task_key}, {record.metric}: {other.run} and {record.run} both hold "
-            f"{record.model.label()}, with different results; keep one of the two"
-        )
-    return False
 
 
 def _row(
@@ -304,54 +258,6 @@ def _difference(
         p_value=total.p_value,
         num_examples=first.num_examples,
     )
-
-
-def _curves(
-    records: Sequence[ScoreRecord], columns: Sequence[Column], source: Source
-) -> list[CurvePoint]:
-    """Points of federated methods over rounds, where every required seed (and client) has one.
-
-    A method without a global model has the mean over its clients' models.
-    """
-    points: dict[tuple[str, int], dict[tuple[str, str, int | None], list[ScoreRecord]]] = {}
-    for record in records:
-        if record.model_kind in FEDERATED and record.round is not None and record.value is not None:
-            place = points.setdefault((_label(record), record.round), {})
-            models = place.setdefault((record.task_key, record.metric, record.seed), [])
-            if not _is_repeated(record, models):
-                models.append(record)
-    curves = []
-    for (label, round_), place in sorted(points.items(), key=lambda item: item[0][1]):
-        for column in columns:
-            by_seed = [
-                [place.get((task, column.metric, seed), []) for task in column.tasks]
-                for seed in source.seeds
-            ]
-            if by_seed and all(_is_complete(models, source) for row in by_seed for models in row):
-                curves.append(_point(label, column, round_, by_seed))
-    return curves
-
-
-def _is_complete(models: Sequence[ScoreRecord], source: Source) -> bool:
-    of_clients = any(record.model_kind == "client" for record in models)
-    return len(models) >= (source.clients_of(models[0].method) if of_clients else 1)
-
-
-def _point(
-    label: str, column: Column, round_: int, by_seed: Sequence[Sequence[Sequence[ScoreRecord]]]
-) -> CurvePoint:
-    """`by_seed`: per seed, task and model."""
-    values = [
-        stdlib.fmean(stdlib.fmean(r.value for r in models if r.value is not None) for models in row)
-        for row in by_seed
-    ]
-    low: float | None = min(values)
-    high: float | None = max(values)
-    if len(values) == 1:
-        first = by_seed[0][0]
-        alone = len(first) == 1 and not column.is_average
-        low, high = (first[0].ci_low, first[0].ci_high) if alone else (None, None)
-    return CurvePoint(label, column, round_, stdlib.fmean(values), low, high, len(values))
 
 
 def _client_scores(

@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated
@@ -20,6 +20,7 @@ from typing import Annotated
 from pydantic import Field
 
 from fedbench.errors import ConfigError
+from fedbench.metrics import find_metric
 from fedbench.schema import Part, read_yaml, validated
 
 MAX_DROP = 0.01
@@ -63,3 +64,25 @@ def refuse_unknown(margins: Margins, keys: Collection[str], file: Path | None) -
         near = difflib.get_close_matches(name, keys, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(sorted(keys)[:5])}"
         raise ConfigError(f"{file}: tasks: {name}: the baseline has no such task; {hint}")
+
+
+def refuse_open(margins: Margins, scores: Iterable[tuple[str, str]]) -> None:
+    """See that every margin can be missed: 1 in place of 0.01 would let all shares pass.
+
+    Args:
+        margins: what is tolerated.
+        scores: task keys, each with its headline metric.
+
+    Raises:
+        ConfigError: a margin is as wide as the range of its metric.
+    """
+    for key, name in scores:
+        metric, margin = find_metric(name), margins.of(key)
+        if metric is None or margin < metric.unit_range[1] - metric.unit_range[0]:
+            continue
+        low, high = metric.unit_range
+        hint = "give 0.01 for one point" if (low, high) == (0.0, 1.0) else "give less"
+        raise ConfigError(
+            f"{key}: a margin of {margin:g} lets everything pass, because {name} lies between "
+            f"{low:g} and {high:g}; {hint}"
+        )

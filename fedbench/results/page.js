@@ -98,7 +98,12 @@ function colours() {
 function legend(points) {
   const all = colours();
   const domain = [...new Set(points.map(point => point.label))];
-  return {domain, range: domain.map(label => all.range[all.domain.indexOf(label)]), legend: true};
+  return {domain, range: domain.map(label => all.range[all.domain.indexOf(label)]), legend: true, tickFormat: shortened};
+}
+
+// A name of many words keeps its ends, where names of one table differ.
+function shortened(label) {
+  return label.length <= 34 ? label : `${label.slice(0, 17)}…${label.slice(-16)}`;
 }
 
 // Names of horizontal lines, those that would touch in one text.
@@ -140,7 +145,7 @@ function draw() {
   show("intervals", points.length === 0 ? null : {
     ariaLabel: `Scores with intervals on ${axis}`, marginLeft: left, marginBottom: 40,
     height: 60 + 24 * points.length, x: {label: axis, tickFormat: format, grid: true, nice: true},
-    y: {domain: order, label: null},
+    y: {domain: order, label: null, tickFormat: shortened},
     marks: [
       Plot.link(ranged, {x1: "low", x2: "high", y1: "label", y2: "label", stroke: "label", strokeWidth: 3, strokeOpacity: .6}),
       Plot.tickX(points.flatMap(point => point.seeds.map(value => ({label: point.label, value}))),
@@ -188,7 +193,7 @@ function draw() {
   const names = [...new Set(clients.map(point => point.label))];
   show("clients", clients.length === 0 ? null : {
     ariaLabel: `Scores of single clients on ${axis}`, marginLeft: Math.min(190, 26 + 7 * Math.max(...names.map(name => name.length))),
-    marginBottom: 40, height: 80 + 46 * names.length, x: {label: axis, tickFormat: format, grid: true, nice: true}, y: {domain: names, label: null},
+    marginBottom: 40, height: 80 + 46 * names.length, x: {label: axis, tickFormat: format, grid: true, nice: true}, y: {domain: names, label: null, tickFormat: shortened},
     marks: [
       Plot.dot(clients, {x: "value", y: "label", stroke: "#0077bb", r: point => 3 + Math.sqrt(point.examples ?? 0) / 12, strokeOpacity: .8, tip: true,
         title: point => `client ${point.client}${point.seed === null ? "" : `, seed ${point.seed}`}: ${number(column, point.value)}` +

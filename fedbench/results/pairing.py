@@ -51,13 +51,15 @@ def pair_scores(candidate: Results, baseline: Results) -> list[ScorePair]:
     return pairs
 
 
-def why_missing(pair: ScorePair, candidate: Path) -> str:
-    """Why a pair could not be compared, in words."""
+def why_missing(
+    pair: ScorePair, candidate: Path, sides: tuple[str, str] = ("the baseline", "the candidate")
+) -> str:
+    """Why a pair could not be compared, in words; `sides` are what to call the two."""
     if pair.candidate is None:
         return f"not in {candidate}"
-    for side, record in [("baseline", pair.baseline), ("candidate", pair.candidate)]:
+    for side, record in zip(sides, (pair.baseline, pair.candidate), strict=True):
         if record.value is None:
-            return f"withheld in the {side}: {why_withheld(record)}"
+            return f"withheld in {side}: {why_withheld(record)}"
     return "no item was answered on both sides"
 
 

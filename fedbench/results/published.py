@@ -10,12 +10,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, model_validator
 
+from fedbench.metrics import find_metric
 from fedbench.schema import Part, read_yaml, validated
 
 PUBLISHED_FILE = "published.yaml"
@@ -42,6 +44,15 @@ class PublishedRow(Part):
     scores: Annotated[dict[str, dict[str, float]], Field(min_length=1)]
     """Task key -> metric -> value, shares between 0 and 1."""
 
+    @property
+    def numbers(self) -> list[tuple[str, str, float]]:
+        """(task key, metric, value) of each."""
+        return [
+            (task, metric, value)
+            for task, metrics in self.scores.items()
+            for metric, value in metrics.items()
+        ]
+
 
 class PublishedNumber(Part):
     """One number with the mark of its source."""
@@ -67,16 +78,29 @@ class Published(Part):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _with_one_possible_number_a_cell(self) -> Published:
+        """Of two numbers one would not be shown; a percentage, as a hundred times itself."""
+        sources: dict[tuple[str, str, str], str] = {}
+        for position, row in enumerate(self.rows):
+            for task, metric, value in row.numbers:
+                where = f"rows.{position}: {metric} of {row.row!r} on {task}"
+                if flaw := _flaw(metric, value):
+                    raise ValueError(f"{where} is {value:g}; {flaw}")
+                cell = (row.row, task, metric)
+                if cell in sources:
+                    raise ValueError(
+                        f"{where} is given twice, by {sources[cell]} and by {row.source}; call the "
+                        "rows by different names, or keep one number"
+                    )
+                sources[cell] = row.source
+        return self
+
     @property
     def columns(self) -> list[tuple[str, str]]:
         """(task key, metric) of every number, in order of first appearance."""
         return list(
-            dict.fromkeys(
-                (task, metric)
-                for row in self.rows
-                for task, metrics in row.scores.items()
-                for metric in metrics
-            )
+            dict.fromkeys((task, metric) for row in self.rows for task, metric, _ in row.numbers)
         )
 
     @property
@@ -116,6 +140,17 @@ def read_published(directory: Path) -> Published | None:
     if not file.is_file():
         return None
     return validated(Published, read_yaml(file), str(file))
+
+
+def _flaw(metric: str, value: float) -> str:
+    """What to do about a number that its metric cannot have; empty where it can."""
+    known = find_metric(metric)
+    low, high = known.unit_range if known else (-math.inf, math.inf)
+    if low <= value <= high and math.isfinite(value):
+        return ""
+    if (low, high) == (0.0, 1.0):
+        return "give a share between 0 and 1, such as 0.412 for 41.2 %"
+    return f"give a number from {low:g} to {high:g}"
 
 
 def _letter(position: int) -> str:

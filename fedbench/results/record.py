@@ -16,13 +16,14 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
+import math
 import os
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from fedbench.errors import OutputError, RecordError
 from fedbench.metrics import find_metric
@@ -129,6 +130,12 @@ class ScoreRecord(Record):
     base_hash: str | None = None
     fedbench: str
     created: str
+
+    @field_validator("value", "stderr", "ci_low", "ci_high")
+    @classmethod
+    def _absent_unless_finite(cls, number: float | None) -> float | None:
+        """JSON has neither NaN nor infinity, and Python's reader takes both."""
+        return number if number is not None and math.isfinite(number) else None
 
     @property
     def model(self) -> ModelId:

@@ -152,7 +152,7 @@ def _tex_published(beside: Beside) -> str:
     spans = [rf"\multicolumn{{2}}{{c}}{{{_tex(name)}}}" for name in beside.columns]
     rules = [rf"\cmidrule(lr){{{2 + 2 * n}-{3 + 2 * n}}}" for n in range(width)]
     lines = [
-        *(f"% {source}" for source in (*beside.sources, *beside.missing)),
+        *(f"% {' '.join(source.split())}" for source in (*beside.sources, *beside.missing)),
         rf"\begin{{tabular}}{{@{{}}l{'rr' * width}@{{}}}}",
         r"\toprule",
         " & ".join(["", *spans]) + r" \\",
@@ -242,13 +242,13 @@ def _md_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
 
 
 def _md(text: str, *, ends: bool = False) -> str:
-    """Text that stays text: no HTML, no table cells, no lines of its own.
+    """Text that stays text: no HTML, no links or pictures, no table cells, no lines of its own.
 
     Args:
         text: any.
         ends: whether white space at its ends stays.
     """
-    for mark, safe in (("&", "&amp;"), ("<", "&lt;"), ("|", "\\|"), ("*", "\\*"), ("_", "\\_")):
+    for mark, safe in _MARKDOWN:
         text = text.replace(mark, safe)
     plain = " ".join(text.split())
     if ends and plain:
@@ -256,6 +256,10 @@ def _md(text: str, *, ends: bool = False) -> str:
     return plain
 
 
+_MARKDOWN = (
+    ("\\", "\\\\"),  # the first, for the others bring backslashes
+    ("&", "&amp;"), ("<", "&lt;"), ("|", "\\|"), ("*", "\\*"), ("_", "\\_"), ("](", "]\\("),
+)  # fmt: skip
 _LETTER = re.compile(r" \((\w)\)$")
 """Of a source, behind a published number."""
 _TEX_GROUPS: tuple[tuple[ModelKind, ...], ...] = (

@@ -141,7 +141,7 @@ def _fitting(text: str) -> str:
 
 def _cell(text: str) -> str:
     """Names come from files: they must not end a cell, or begin markup of their own."""
-    return re.sub(r"([|<>`\[\]])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\|<>`\[\]])", r"\\\1", " ".join(text.split()))
 
 
 def _code(text: str) -> str:

@@ -57,7 +57,8 @@ def mean_differences(
 ) -> Iterator[SeedMean]:
     """The differences of all methods that both results hold under two or more seeds.
 
-    A method whose answers were not kept on both sides, or are withheld under some seed, has none.
+    Seeds that the candidate lacks are no part of the mean. A method whose answers were not kept on
+    both sides, or are withheld under some seed, has none.
 
     Args:
         pairs: all scores that correspond.
@@ -68,7 +69,7 @@ def mean_differences(
     groups: dict[tuple[str, str, str, str], list[ScorePair]] = {}
     for pair in pairs:
         record = pair.baseline
-        if record.seed is not None:
+        if record.seed is not None and pair.candidate is not None:
             key = (record.method, record.model_kind, record.task_key, record.metric)
             groups.setdefault(key, []).append(pair)
     for own in groups.values():

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from fedbench.errors import FedbenchError, RecordError
 from fedbench.evaluation.catalogue import load_tasks
 from fedbench.evaluation.task import Task
 from fedbench.metrics import find_metric
+from fedbench.results.intervals import Interval
 from fedbench.results.leaderboard import build
 from fedbench.results.record import (
     ModelId,
@@ -30,10 +32,17 @@ from fedbench.results.record import (
 )
 from fedbench.results.samples import Answers, Results, SampleTable, read_results, write_samples
 from fedbench.results.specification import LeaderboardSpec, read_leaderboard
+from fedbench.results.statistics import score_interval
 
 AGREEMENT = 1e-6
 """How far a recorded score may be from what its items give: rounding, and no more."""
+INTERVAL_AGREEMENT = 0.3
+"""How far an end may be from where its items put it, as a share of the interval's width: few draws
+stand for many, and methods change between versions."""
+DRAWS = 500
 RESULTS = "results"
+_RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+"""As in a run file: a run's name is the name of its directory, and must not lead out of it."""
 _UNTRAINED = ("base", "reference")
 _LOCAL_FACTS = ("canaries", "usage")
 
@@ -83,12 +92,12 @@ def problems(
     found += _of_items(spec, results, run)
     found += _of_weights(shown, submission)
     found += _of_samples(spec, run, shown)
-    found += _of_completeness(spec, run, shown)
-    if not found:
-        try:
+    try:
+        found += _of_completeness(spec, run, shown)
+        if not found:
             build(spec, [*results, run])
-        except RecordError as error:
-            found.append(str(error))
+    except RecordError as error:  # a table cannot be made of what is wrong above
+        found = found or [str(error)]
     return found
 
 
@@ -102,6 +111,11 @@ def _of_run(
     if record is None:
         yield "run.json is missing, so it is not known how the scores were made; add it"
         return
+    if not _RUN_NAME.fullmatch(record.run):
+        yield (
+            f"the run's name in run.json is {record.run!r}, and names its directory; give it one "
+            "of letters, digits, dots, dashes and underscores"
+        )
     held = next((r.run for r in results if r.run is not None and r.run.run == record.run), None)
     if held is not None:
         same = "it is there already" if held.run_hash == record.run_hash else "rename this one"
@@ -160,12 +174,18 @@ def _of_items(spec: LeaderboardSpec, results: Sequence[Results], run: Results) -
     for key in spec.tasks:
         held = next((r.samples[key] for r in results if key in r.samples), None)
         own = run.samples.get(key)
-        if limit or held is None or own is None or own.item_hashes == held.item_hashes:
+        if limit or held is None or own is None:
             continue
-        yield (
-            f"{key}: its {len(own.item_ids):,} items are not the {len(held.item_ids):,} that are "
-            "in the leaderboard; score it again on all of them"
-        )
+        if own.item_hashes != held.item_hashes:
+            yield (
+                f"{key}: its {len(own.item_ids):,} items are not the {len(held.item_ids):,} that "
+                "are in the leaderboard; score it again on all of them"
+            )
+        elif own.references != held.references:
+            yield (
+                f"{key}: its references are not those that are in the leaderboard; score it again "
+                "with the task's own"
+            )
 
 
 def _task(key: str) -> Task | None:
@@ -226,12 +246,15 @@ def _of_samples(
         if wrong:
             yield (
                 f"{key}: the answers of {_some(sorted({s.model.label() for s in wrong}))} do not "
-                "give the recorded score; score it again"
+                "give the recorded score, its interval, or its counts of failed and unparsed "
+                "answers; score it again"
             )
 
 
 def _agrees(score: ScoreRecord, table: SampleTable, answers: Answers | None) -> bool:
     metric = find_metric(score.metric)
+    if answers is not None and not _counts_agree(score, answers):
+        return False
     if metric is None or score.value is None:
         return True
     if answers is None:
@@ -240,8 +263,32 @@ def _agrees(score: ScoreRecord, table: SampleTable, answers: Answers | None) -> 
         return True
     kept = [n for n, status in enumerate(answers.status) if status != "failed"]
     samples = [table.sample(answers, n) for n in kept]
-    value = float(metric.value(metric.statistics(samples, table.labels or []).sum(axis=0)))
-    return math.isclose(value, score.value, abs_tol=AGREEMENT)
+    statistics = metric.statistics(samples, table.labels or [])
+    value = float(metric.value(statistics.sum(axis=0)))
+    if not math.isclose(value, score.value, abs_tol=AGREEMENT):
+        return False
+    clusters = [table.clusters[n] for n in kept] if table.clusters else None
+    given = metric.name in (answers.aggregates or {}) or score.judge is not None
+    return given or _interval_agrees(
+        score, score_interval(metric, statistics, clusters, score.confidence, DRAWS)
+    )
+
+
+def _interval_agrees(score: ScoreRecord, found: Interval) -> bool:
+    """Whether the recorded ends lie about where the items put them: one seed's are shown as is."""
+    ends = [(score.ci_low, found.low), (score.ci_high, found.high)]
+    far = INTERVAL_AGREEMENT * (found.high - found.low) + AGREEMENT
+    return not any(own is not None and abs(own - end) > far for own, end in ends)
+
+
+def _counts_agree(score: ScoreRecord, answers: Answers) -> bool:
+    """Whether the record owns up to what failed: a failed item is left out of its score."""
+    if score.judge is not None:
+        return True  # counts judgments, of which an answer may have several
+    size, failed = len(answers.status), answers.status.count("failed")
+    unparsed = answers.status.count("unparsed")
+    counts = (score.num_examples, score.num_scored, score.num_failed, score.num_unparsed)
+    return counts == (size, size - failed, failed, unparsed)
 
 
 def _of_completeness(

@@ -68,7 +68,8 @@ def remarks(record: CheckRecord) -> list[str]:
     if record.num_failed:
         said.append(f"{record.num_failed:,} items failed and are left out")
     if record.items_needed is not None:
-        said.append(f"{record.num_items:,} items; about {_rounded(record.items_needed)} would do")
+        items = f"{record.num_items:,} item{'s' if record.num_items != 1 else ''}"
+        said.append(f"{items}; about {_rounded(record.items_needed)} would do")
     floor = record.noise_floor
     if floor is not None and floor > record.margin:
         text = number(floor, record.metric)

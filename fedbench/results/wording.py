@@ -114,11 +114,12 @@ def rank_note(table: Table) -> str:
     """How to read the ranks."""
     column = table.primary
     pairs = len(table.ranks) * (len(table.ranks) - 1) // 2
+    counted = f"all {pairs} pairs of rows" if pairs > 1 else "the one pair of rows"
     return (
         f"Ranks are on {column.name} ({column.metric}): from 1 + the rows that are clearly better "
         "to all rows less those that are clearly worse, so that 2–4 is a tie. Clearly: p ≤ "
-        f"{1 - table.spec.confidence:.2g} on the same items, after Holm's correction for all "
-        f"{pairs} pairs of rows; the trained models are taken as given."
+        f"{1 - table.spec.confidence:.2g} on the same items, after Holm's correction for "
+        f"{counted}; the trained models are taken as given."
     )
 
 

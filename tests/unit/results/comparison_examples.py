@@ -68,6 +68,16 @@ def write(directory: Path, *tables: SampleTable, keep_items: bool = True, **chan
     return directory
 
 
+def several_seeds(place: Path, rights: list[int], items: int = 400) -> Path:
+    """A method whose seeds have so many of the items right, the last ones wrong."""
+    tables = [
+        table("y" * right + "n" * (items - right), model=FEDAVG.model_copy(update={"seed": seed}))
+        for seed, right in enumerate(rights)
+    ]
+    answers = [own for one in tables for own in one.answers]
+    return write(place, tables[0].model_copy(update={"answers": answers}))
+
+
 def _score(table: SampleTable, answers: Answers, name: str, changes: Any) -> ScoreRecord:
     metric = get_metric(name)
     samples = [

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from comparison_examples import FEDAVG, table, write
+from comparison_examples import several_seeds, table, write
 
 from fedbench.cli import main
 from fedbench.errors import ConfigError, RecordError
@@ -363,16 +363,6 @@ def test_a_record_survives_json(tmp_path: Path) -> None:
     assert CheckRecord.model_validate(json.loads(json.dumps(record.to_json()))) == record
 
 
-def several_seeds(place: Path, rights: list[int], items: int = 400) -> Path:
-    """A method whose seeds have so many of the items right, the last ones wrong."""
-    tables = [
-        table("y" * right + "n" * (items - right), model=FEDAVG.model_copy(update={"seed": seed}))
-        for seed, right in enumerate(rights)
-    ]
-    answers = [own for one in tables for own in one.answers]
-    return write(place, tables[0].model_copy(update={"answers": answers}))
-
-
 def test_seeds_are_judged_one_by_one_or_as_one_method(tmp_path: Path) -> None:
     a = several_seeds(tmp_path / "a", [300, 310, 320])
     b = several_seeds(tmp_path / "b", [240, 310, 290])
@@ -389,6 +379,17 @@ def test_seeds_that_all_drop_alike_are_a_regression_of_the_method(tmp_path: Path
     b = several_seeds(tmp_path / "b", [260, 271, 279])
     (mean,) = check(b, a, over_seeds=True)
     assert mean.verdict == "regressed"
+
+
+def test_a_seed_that_the_candidate_lacks_is_missing_and_the_others_are_one_method(
+    tmp_path: Path,
+) -> None:
+    a = several_seeds(tmp_path / "a", [300, 310, 320])
+    b = several_seeds(tmp_path / "b", [300, 300])
+    mean, lacking = check(b, a, over_seeds=True)
+    assert (mean.model, mean.baseline_value) == ("fedavg, mean of 2 seeds", 0.7625)  # 305 of 400
+    assert (lacking.model, lacking.verdict) == ("fedavg round 12 seed 2", "missing")
+    assert exit_code([mean, lacking]) == 1
 
 
 def test_seeds_with_identical_answers_are_ok_as_a_method_too(tmp_path: Path) -> None:

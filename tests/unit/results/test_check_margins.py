@@ -74,6 +74,18 @@ def test_a_margins_file_that_is_wrong_is_refused(tmp_path: Path, text: str, mess
         verdicts(tmp_path, text)
 
 
+@pytest.mark.parametrize("margin", [1.0, 5.0])
+def test_a_margin_in_points_would_leave_the_gate_open_and_is_refused(
+    tmp_path: Path, margin: float
+) -> None:
+    a = write(tmp_path / "a", table(RIGHT_800))
+    b = write(tmp_path / "b", table("n" * 1000))  # -80 points
+    with pytest.raises(ConfigError, match=r"fpb: a margin of \d lets everything pass.* 0.01 for"):
+        check(b, a, margin)
+    with pytest.raises(ConfigError, match="accuracy lies between 0 and 1"):
+        check(b, a, margins=margins(tmp_path, f"tasks: {{fpb: {margin}}}"))
+
+
 def test_the_floor_is_what_the_same_checkpoint_differs_from_itself(tmp_path: Path) -> None:
     # 16 of 1,000 answers flip, 12 for the worse: -0.8 points; 1.96 · √16 / 1,000 = 0.78 points.
     first = write(tmp_path / "a", table(RIGHT_800))

@@ -56,6 +56,15 @@ def test_items_that_failed_on_either_side_are_left_out_and_counted(tmp_path: Pat
     assert accuracy.delta == pytest.approx(-1 / 38)
 
 
+def test_why_nothing_is_said_of_a_difference_is_said(tmp_path: Path) -> None:
+    a, b = write(tmp_path / "a", table("y")), write(tmp_path / "b", table("n"))
+    accuracy, macro_f1 = compare(a, b)
+    assert (accuracy.delta, accuracy.note) == (-1.0, None)
+    assert (macro_f1.delta, macro_f1.note) == (None, "the answers allow no interval")
+    write_scores(b, scores(table("n"), value=None))
+    assert str(compare(a, b)[0].note).startswith(f"withheld in {b}: ")
+
+
 def test_an_answer_that_could_not_be_read_is_wrong_and_not_left_out(tmp_path: Path) -> None:
     a = write(tmp_path / "a", table("y" * 10))
     b = write(tmp_path / "b", table("y" * 8 + "??"))

@@ -147,6 +147,43 @@ def test_the_interval_of_the_worst_client_holds_the_truth_where_all_are_alike() 
     assert min(held.values()) >= 0.87 * trials, held  # 95 % less three standard errors of 60
 
 
+def test_few_rows_a_client_do_not_make_the_mean_look_surer() -> None:
+    records = of_clients({GLOBAL: [share(2, 3)] * 50})
+    mean = records["fedavg", "client_mean"]
+    # Of each client p (1 - p) / (n - 1) = 1 / 9; of the mean of 50 √(1 / 450) = 0.0471.
+    assert mean.ci_low == pytest.approx(2 / 3 - 1.96 * 0.0471, abs=0.005)
+    assert mean.ci_high == pytest.approx(2 / 3 + 1.96 * 0.0471, abs=0.005)
+
+
+def test_the_worst_client_has_the_ends_of_the_clients_exact_intervals() -> None:
+    from scipy.stats import binomtest
+
+    records = of_clients({GLOBAL: [share(9, 10), share(1, 1), share(14, 20)]})
+    worst = records["fedavg", "worst_client"]
+    exact = [
+        binomtest(right, of).proportion_ci(0.95 ** (1 / 3), "exact")
+        for right, of in [(9, 10), (1, 1), (14, 20)]
+    ]
+    assert worst.ci_low == pytest.approx(min(ci.low for ci in exact))  # of the single row
+    assert worst.ci_high == pytest.approx(min(ci.high for ci in exact))
+
+
+def test_a_client_of_one_row_leaves_the_mean_an_interval_and_the_spread_none() -> None:
+    records = of_clients({GLOBAL: [share(9, 10), share(1, 1), share(14, 20)]})
+    mean, spread = records["fedavg", "client_mean"], records["fedavg", "client_sd"]
+    assert mean.ci_low is not None
+    assert mean.ci_low < 0.5
+    assert mean.ci_high is not None
+    assert (spread.ci_low, spread.ci_high) == (None, None)
+
+
+def test_no_interval_leaves_the_range_of_its_metric() -> None:
+    records = of_clients({GLOBAL: [share(1, 2), share(2, 2)]})
+    assert records["fedavg", "client_mean"].ci_high == 1.0
+    # Two shares are at most 0 and 1: √(2 · 0.5²) = 0.707.
+    assert records["fedavg", "client_sd"].ci_high == pytest.approx(0.5**0.5)
+
+
 def test_scores_by_group_become_scores_of_clients() -> None:
     made = results({GLOBAL: 0.7, model("local", "local", round=4): 0.6}).scores[0]
     whole = made.model_copy(update={"group": None})

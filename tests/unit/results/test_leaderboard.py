@@ -175,6 +175,30 @@ def test_the_same_result_in_two_runs_counts_once() -> None:
     assert build(spec(), [made, made]).rows == build(spec(), [made]).rows
 
 
+def test_one_item_has_a_value_and_no_interval() -> None:
+    """With its only item left out, F1 is not defined: there is nothing to resample."""
+    models = {model("fedavg", "global", round=1): 1.0, model("base", "base"): 1.0}
+    made = results(models, {"fpb": 1, "tfns": 20}, metrics=("weighted_f1",))
+    rules = spec(("fpb", "tfns"), metrics=("weighted_f1",), averages={"Avg:2": ("fpb", "tfns")})
+    table = build(rules, [made])
+    for column in ("fpb", "Avg:2"):
+        found = cell(table, "fedavg", column, "weighted_f1")
+        assert (found.value, found.low) == (1.0, None)
+        assert "undefined in too many resamples" in str(found.no_interval)
+
+
+def test_a_number_that_json_does_not_know_is_an_absent_one(tmp_path: Path) -> None:
+    made = results({model("fedavg", "global", round=1): 0.7}, {"headlines": 40})
+    write_scores(tmp_path, made.scores)
+    file = tmp_path / "scores.jsonl"
+    text = file.read_text().replace(f'"value":{made.scores[0].value}', '"value":NaN')
+    file.write_text(text.replace(f'"stderr":{made.scores[0].stderr}', '"stderr":Infinity'))
+    accuracy = read_results(tmp_path).scores[0]
+    assert (accuracy.value, accuracy.stderr) == (None, None)
+    found = cell(build(spec(), [read_results(tmp_path)]), "fedavg")
+    assert found.reason == "withheld: the metric is undefined on its answers"
+
+
 def test_all_right_answers_do_not_make_a_certain_score() -> None:
     perfect = {model("fedavg", "global", seed, round=1): 1.0 for seed in (0, 1)}
     fedavg = cell(build(spec(seeds=(0, 1)), [results(perfect)]), "fedavg")

@@ -89,6 +89,21 @@ def test_a_name_with_markup_is_escaped_everywhere() -> None:
     assert "/script>\\|x" in markdown  # the bar does not end the cell
 
 
+def test_a_name_makes_no_link_or_picture_in_markdown() -> None:
+    odd = r"[a](https://elsewhere) ![](https://elsewhere/pixel) b\|c"
+    made = results({model(odd, "global", 0, round=1): 0.8, model("base", "base"): 0.3})
+    markdown = render_markdown(build(spec_for(made.run, made.scores), [made]))
+    assert "](http" not in markdown
+    assert r"| [a]\(https://elsewhere) ![]\(https://elsewhere/pixel) b\\\|c |" in markdown
+
+
+def test_a_name_in_letters_that_the_drawing_lacks_is_no_warning(tmp_path: Path) -> None:
+    name = "联邦平均"
+    made = results({model(name, "global", 0, round=r): 0.8 for r in (1, 2)})
+    write_report(tmp_path, build(spec_for(made.run, made.scores), [made]))
+    assert name in (tmp_path / "curve.svg").read_text()
+
+
 def test_the_page_asks_nothing_of_the_network() -> None:
     html = render_html(demo())
     parser = _Loads()

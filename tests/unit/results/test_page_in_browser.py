@@ -203,6 +203,29 @@ def test_light_and_dark_follow_the_system_and_then_the_reader(open_page: Open, s
     assert is_dark() == (scheme == "light")
 
 
+def test_a_page_in_the_dark_is_printed_dark_on_white(open_page: Open) -> None:
+    page = open_page(finance(), scheme="dark")
+    page.locator("#theme").click()
+    page.locator("#theme").click()  # dark by choice, too
+    page.emulate_media(media="print")
+    assert page.evaluate("getComputedStyle(document.body).color") == "rgb(31, 35, 40)"
+
+
+def test_paper_loses_no_column_and_a_long_name_widens_no_page(open_page: Open) -> None:
+    long = "fedavg_" * 30
+    made = results({model(long, "global", 0, round=r): 0.8 for r in (1, 2)})
+    page = open_page(build(spec_for(made.run, made.scores), [made]))
+    page.set_viewport_size({"width": 390, "height": 844})
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    cell = page.locator("table.scores td").first.bounding_box()
+    assert cell["width"] < 195  # half of a phone is left for numbers
+    page = open_page(finance())
+    page.set_viewport_size({"width": 720, "height": 1000})
+    page.emulate_media(media="print")
+    widths = page.eval_on_selector_all(".scroll", "them => them.map(it => it.scrollWidth)")
+    assert max(widths) <= 720
+
+
 def test_a_score_opens_its_items_with_answers_as_text(open_page: Open) -> None:
     table = finance()
     place = [row.label for row in table.rows].index("fedavg")

@@ -77,6 +77,26 @@ def test_a_number_without_a_source_is_refused(tmp_path: Path) -> None:
         read_published(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [
+        ("fpb: {accuracy: 41.2}", "accuracy of 'FedAvg' on fpb is 41.2; give a share between 0"),
+        ("fpb: {marks: .nan}", "is nan; give a number"),
+        ("fpb: {accuracy: 0.4}", "is given twice, by paper and by board"),
+    ],
+)
+def test_numbers_that_would_be_shown_wrong_or_not_at_all_are_refused(
+    tmp_path: Path, scores: str, message: str
+) -> None:
+    (tmp_path / "published.yaml").write_text(
+        "sources: {paper: {text: A paper}, board: {text: A board}}\nrows:\n"
+        f"- {{row: FedAvg, source: paper, scores: {{{scores}}}}}\n"
+        "- {row: FedAvg, source: board, scores: {fpb: {accuracy: 0.5}}}\n"
+    )
+    with pytest.raises(ConfigError, match=message):
+        read_published(tmp_path)
+
+
 @pytest.mark.parametrize("board", BOARDS, ids=lambda path: path.name)
 def test_a_shipped_leaderboard_has_known_tasks_and_a_run_that_keeps_its_rules(board: Path) -> None:
     spec = load_spec(board)

@@ -7,7 +7,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from comparison_examples import FEDAVG, table, write
+from comparison_examples import several_seeds, table, write
 
 from fedbench.cli import main
 from fedbench.cli._figures import WIDTH, Scale
@@ -99,6 +99,26 @@ def test_names_from_files_break_no_table() -> None:
     assert row.count("|") - row.count("\\|") == 8
     assert "\\<img" in row
     assert "`c'd`" in text
+
+
+def test_a_backslash_in_a_name_takes_no_escape_away() -> None:
+    text = markdown([record("ok", model=r"a\|<img src=x>")], "b", "a")
+    assert r"| a\\\|\<img src=x\> |" in text
+
+
+@pytest.mark.parametrize("doing", ["--update-baseline", "--record-noise"])
+def test_what_judges_nothing_takes_no_options_of_judging(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    doing: str,
+) -> None:
+    a = write(tmp_path / "a", table(RIGHT_800))
+    given = ["--baseline", tmp_path / "main.jsonl", "--strict", "--max-drop", "0.02"]
+    assert run(monkeypatch, "check", a, *given, doing) == 2
+    said = capsys.readouterr().err
+    assert f"{doing} judges nothing; leave --max-drop, --strict out" in said
+    assert not (tmp_path / "main.jsonl").exists()
 
 
 def test_a_summary_of_a_thousand_scores_fits_a_comment() -> None:
@@ -210,16 +230,8 @@ def test_three_results_are_shown_side_by_side_with_ranks(
 def test_a_method_with_several_seeds_is_compared_by_its_mean_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def run_of(place: Path, rights: list[int]) -> Path:
-        tables = [
-            table("y" * right + "n" * (200 - right), model=FEDAVG.model_copy(update={"seed": seed}))
-            for seed, right in enumerate(rights)
-        ]
-        answers = [own for one in tables for own in one.answers]
-        return write(place, tables[0].model_copy(update={"answers": answers}))
-
-    a = run_of(tmp_path / "a", [150, 152, 154])
-    b = run_of(tmp_path / "b", [160, 156, 170])
+    a = several_seeds(tmp_path / "a", [150, 152, 154], items=200)
+    b = several_seeds(tmp_path / "b", [160, 156, 170], items=200)
     assert run(monkeypatch, "compare", a, b, "--json") == 0
     rows = json.loads(capsys.readouterr().out)
     mean = next(row for row in rows if row["num_seeds"] and row["metric"] == "accuracy")
@@ -229,3 +241,22 @@ def test_a_method_with_several_seeds_is_compared_by_its_mean_too(
     assert mean["ci_low"] < 0 < mean["delta"]  # three seeds are few: t with about 2 degrees
     assert run(monkeypatch, "compare", a, b) == 0
     assert "standard deviation of 3.0 over seeds" in capsys.readouterr().out
+
+
+def test_means_over_seeds_stand_in_the_columns_of_their_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One result has a single seed, and so no mean."""
+    places = [
+        several_seeds(tmp_path / "a", [240, 248, 252]),
+        several_seeds(tmp_path / "b", [280]),
+        several_seeds(tmp_path / "c", [300, 308]),
+        several_seeds(tmp_path / "d", [320, 328, 332]),
+    ]
+    assert run(monkeypatch, "compare", *places) == 0
+    lines = capsys.readouterr().out.split("\n")
+    heading = next(line for line in lines if line.startswith(" score "))
+    for text, letter, value in (("mean of 2 seeds", "C", "76.0"), ("mean of 3 seeds", "D", "81.7")):
+        line = next(one for one in lines if f"accuracy  fedavg, {text}" in one)
+        assert line.index(value) + len(value) == heading.index(f" {letter} ") + 2
+        assert len(line.split()) == len(f"fpb accuracy fedavg, {text}".split()) + 2  # A's, and this

@@ -113,6 +113,29 @@ def without_samples(run: Results) -> Results:
     return dataclasses.replace(run, samples={})
 
 
+def without_what_was_wrong(run: Results) -> Results:
+    """Every wrong answer of FedAvg is said to have failed, and no record counts a failure."""
+    table = run.samples["headlines"]
+    changed = []
+    for own in table.answers:
+        if own.model.method == "fedavg":
+            right = [a == b for a, b in zip(own.extracted, table.references, strict=True)]
+            status = ["parsed" if it else "failed" for it in right]
+            own = own.model_copy(update={"status": status})
+        changed.append(own)
+    samples = {"headlines": table.model_copy(update={"answers": changed})}
+    perfect = changed_scores(value=1.0, ci_low=0.97, ci_high=1.0)(run)
+    return dataclasses.replace(perfect, samples=samples)
+
+
+def named(name: str) -> Callable[[Results], Results]:
+    def rename(run: Results) -> Results:
+        assert run.run is not None
+        return dataclasses.replace(run, run=run.run.model_copy(update={"run": name}))
+
+    return rename
+
+
 @pytest.mark.parametrize(
     ("broken", "said"),
     [
@@ -125,6 +148,11 @@ def without_samples(run: Results) -> Results:
         (without_a_client, "mean local is incomplete (2 of 3 clients); only whole rows count"),
         (without_samples, "headlines: samples are missing"),
         (of_some_items, "only the first 40 items were scored; score again without"),
+        (changed_scores(ci_low=0.98, ci_high=0.99), "seed 0 do not give the recorded score, its"),
+        (without_what_was_wrong, "do not give the recorded score, its interval, or its counts"),
+        (named("../../../elsewhere"), "'../../../elsewhere', and names its directory"),
+        (named("a/b"), "'a/b', and names its directory"),
+        (named(""), "'', and names its directory"),
     ],
 )
 def test_what_does_not_fit_is_named_and_nothing_is_copied(
@@ -133,8 +161,10 @@ def test_what_does_not_fit_is_named_and_nothing_is_copied(
     run = write(broken(made()), tmp_path / "run")
     with pytest.raises(RecordError) as error:
         add(board, run)
+    assert f"{run}: does not fit the rules of board" in str(error.value)
     assert said in str(error.value)
     assert not (board / "results").exists()
+    assert not list(tmp_path.rglob("scores.jsonl.gz"))
 
 
 def test_a_task_that_was_not_scored_is_named(board: Path) -> None:
@@ -155,6 +185,17 @@ def test_a_run_on_other_items_is_told(board: Path, tmp_path: Path) -> None:
     fewer = made(tasks={"headlines": 90}, path=Path("fewer"))
     with pytest.raises(RecordError, match="headlines: its 90 items are not the 150 that are in"):
         add(board, write(fewer, tmp_path / "fewer"))
+
+
+def test_references_of_its_own_are_told(board: Path, tmp_path: Path) -> None:
+    add(board, write(made(), tmp_path / "run"))
+    other = made(path=Path("other"))
+    table = other.samples["headlines"]
+    answered = next(a for a in table.answers if a.model == model("base", "base", 0)).extracted
+    flattering = table.model_copy(update={"references": [a or "neutral" for a in answered]})
+    forged = dataclasses.replace(other, samples={"headlines": flattering})
+    with pytest.raises(RecordError, match="headlines: its references are not those that are in"):
+        add(board, write(forged, tmp_path / "other"))
 
 
 def test_a_checkpoint_with_other_weights_is_told(board: Path, tmp_path: Path) -> None:

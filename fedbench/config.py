@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -31,8 +31,19 @@ from fedbench.federated.privacy.settings import Privacy, refuse_unprivate
 from fedbench.federated.settings import Federation, Local, ObjectiveConfig, SftObjective
 from fedbench.generation.workers import WORKER_OPTIONS
 from fedbench.model_config import ModelConfig
-from fedbench.schema import Fraction, Part, Positive, override, read_yaml, validated
+from fedbench.schema import (
+    Fraction,
+    Part,
+    Positive,
+    override,
+    read_yaml,
+    refuse_infinite,
+    validated,
+)
 from fedbench.tracking import TrackerName
+
+# What numpy's generators, torch's and scikit-learn's all take.
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 class DataConfig(Part):
@@ -76,6 +87,16 @@ class Method(Part):
     """In place of `local.learning_rate`; the final one keeps its ratio."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Hyper-parameters, checked against the algorithm's own fields."""
+
+    @model_validator(mode="after")
+    def _named_within_the_run(self) -> Method:
+        place = PurePath(self.name)
+        if not self.name.strip() or place.is_absolute() or {"..", "."} & {*self.name.split("/")}:
+            raise ValueError(
+                f"name {self.name!r} is to be a directory below the run's checkpoints/; give "
+                "the method one such as name: clipped"
+            )
+        return self
 
 
 def _method(value: Any) -> Any:
@@ -132,7 +153,7 @@ class RunConfig(Part):
     model: ModelConfig
     data: DataConfig
     methods: Annotated[tuple[Annotated[Method, BeforeValidator(_method)], ...], Field(min_length=1)]
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
     preset: str | None = None
     """Conventions of another system: defaults of this file and of the algorithms' options."""
     federation: Federation = Federation()
@@ -150,6 +171,11 @@ class RunConfig(Part):
     tracking: tuple[TrackerName, ...] = ()
     """Who is told of losses, bytes and scores: tensorboard, wandb, trackio; each needs its
     package."""
+
+    @model_validator(mode="after")
+    def _finite(self) -> RunConfig:
+        refuse_infinite(self.model_dump())
+        return self
 
     @model_validator(mode="after")
     def _known_algorithms(self) -> RunConfig:
@@ -182,8 +208,13 @@ class RunConfig(Part):
         for field, values in named.items():
             twice = {value for value in values if values.count(value) > 1}
             if twice:
+                mend = "give each its own name" if field == "methods" else "remove one of them"
+                raise ValueError(f"{field}: {sorted(twice)[0]!r} occurs twice; {mend}")
+        for position, name in enumerate(named["methods"]):
+            if name in ("base", *self.evaluation.references):
                 raise ValueError(
-                    f"{field}: {sorted(twice)[0]!r} occurs twice; give each its own name"
+                    f"methods.{position}: {name!r} is the name of another row of the tables; "
+                    "give the method one of its own"
                 )
         return self
 
@@ -221,6 +252,7 @@ class RunConfig(Part):
     def _checked(self, method: Method) -> None:
         """Raise ValueError where a method's options are wrong, or it does not fit the run."""
         algorithm = self.algorithm_for(method)
+        refuse_infinite(asdict(algorithm), method.algorithm)
         model = self.model
         if self.privacy is not None:
             refuse_unprivate(method.algorithm, algorithm)
@@ -231,6 +263,7 @@ class RunConfig(Part):
                 f"{method.algorithm} adds to the base weights, which model.quantization would "
                 "round; remove it or choose another algorithm"
             )
+        algorithm.check_run(self.federation.cohort_size, model.lora.r if model.lora else None)
         products = algorithm.changes_base or algorithm.restarts_adapters
         if products and model.lora and model.lora.dora:
             raise ValueError(

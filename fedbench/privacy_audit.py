@@ -9,6 +9,7 @@ that training started from (Mireshghallah et al. 2022). Canaries: docs/federatio
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -53,6 +54,9 @@ CANDIDATES = 1000
 """Other sequences that a canary is compared with; exposure goes up to log2 of it."""
 AT_ONCE = 50
 """Candidates in one question."""
+ENOUGH = 200
+"""Members, and as many non-members, of a client from which the intervals are of use."""
+_log = logging.getLogger(__name__)
 
 
 def audit_privacy(
@@ -86,6 +90,7 @@ def audit_privacy(
     for seed in config.seeds:
         shards = partition(data.examples, config.federation.num_clients, config.data, seed)
         drawn = [_draw(data.examples, shards, client, rows, seed) for client in range(len(shards))]
+        warn_of_few(drawn, seed)
         records += _membership(config, run, seed, drawn, common, progress)
         if config.data.canaries is not None:
             records += _canaries(
@@ -96,7 +101,7 @@ def audit_privacy(
 
 
 @dataclass(frozen=True)
-class _Drawn:
+class DrawnRows:
     """Rows of one client."""
 
     members: Sequence[Example]
@@ -108,9 +113,20 @@ class _Drawn:
         return [*self.members, *self.others]
 
 
+def warn_of_few(drawn: Sequence[DrawnRows], seed: int) -> None:
+    """Say how many clients have too few rows of either kind: many of the other do not help."""
+    few = sum(min(len(own.members), len(own.others)) < ENOUGH for own in drawn)
+    if few:
+        _log.warning(
+            "seed %d: %d of %d clients have fewer than %d training rows or fewer than %d others to "
+            "attack: their intervals are wide",
+            seed, few, len(drawn), ENOUGH, ENOUGH,
+        )  # fmt: skip
+
+
 def _draw(
     examples: Sequence[Example], shards: Sequence[Shard], client: int, most: int, seed: int
-) -> _Drawn:
+) -> DrawnRows:
     """A client's rows for the attack; whose text any client trained on is no non-member."""
     rng = random.Random(f"membership/{seed}/{client}")
     trained = _texts(examples, [n for shard in shards for n in shard.train])
@@ -123,7 +139,7 @@ def _draw(
         chosen = sorted(rng.sample(list(rows), min(most, len(rows))))
         return [examples[n] for n in chosen if examples[n].desirable is not False]
 
-    return _Drawn(some(shard.train), some(others))
+    return DrawnRows(some(shard.train), some(others))
 
 
 def _texts(examples: Sequence[Example], rows: Sequence[int]) -> set[str]:
@@ -134,7 +150,7 @@ def _membership(
     config: RunConfig,
     run: Path,
     seed: int,
-    drawn: Sequence[_Drawn],
+    drawn: Sequence[DrawnRows],
     common: Mapping[str, Any],
     progress: Progress,
 ) -> Iterator[ScoreRecord]:
@@ -154,7 +170,7 @@ def _membership(
 
 
 def _member_scores(
-    drawn: _Drawn, answers: Sequence[Answer], reference: Sequence[Answer] | None
+    drawn: DrawnRows, answers: Sequence[Answer], reference: Sequence[Answer] | None
 ) -> MemberScores | None:
     """Log-likelihoods per byte of the answer; None where the client has no model."""
     if not answers:

@@ -22,8 +22,7 @@ from fedbench.config import Method, RunConfig
 from fedbench.data.canaries import with_canaries
 from fedbench.data.datasets import Example
 from fedbench.data.partition import Shard, label_counts, partition
-from fedbench.data.tokenize import Row
-from fedbench.errors import ConfigError, DataError, OutputError
+from fedbench.errors import ConfigError, OutputError
 from fedbench.evaluation.references import add_reference
 from fedbench.federated.alone import train_centralised, train_local
 from fedbench.federated.checkpoint import committed_rounds
@@ -53,7 +52,7 @@ from fedbench.run_data import describe_data, load_data
 from fedbench.schema import validated
 from fedbench.scoring import Scoring, score_checkpoints, write_results
 from fedbench.tracking import tell_scores, tracked
-from fedbench.training_rows import tokenize_rows
+from fedbench.training_rows import client_rows, tokenize_rows
 
 CONFIG_FILE = "run.yaml"
 PARTITION_FILE = "partition.json"
@@ -256,8 +255,7 @@ def _train_seed(
     """Train all methods of one seed on the resident base, which is left as it was."""
     examples, shards = with_canaries(config.data.canaries, examples, shards, seed)
     tokenized = tokenize_rows(config, examples, base.tokenizer)
-    rows = [[row for index in s.train for row in tokenized.rows[index]] for s in shards]
-    _refuse_empty(rows)
+    rows = client_rows(config, tokenized, shards)
     seconds: dict[str, float] = {}
     prepare_training(
         base, config.model.lora, seed, checkpointing=config.local.gradient_checkpointing
@@ -288,15 +286,6 @@ def _train_seed(
         **tokenized.facts,
         "seconds": seconds,
     }
-
-
-def _refuse_empty(rows: Sequence[Sequence[Row]]) -> None:
-    for client, own in enumerate(rows):
-        if not own:
-            raise DataError(
-                f"client {client} has no row with an answer to learn; raise data.max_length, or "
-                "check the columns of data.train"
-            )
 
 
 def _training_directories(config: RunConfig, output: Path, method: Method, seed: int) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
@@ -132,6 +133,26 @@ def _models_within(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [model for part in get_args(annotation) for model in _models_within(part)]
+
+
+def refuse_infinite(value: Any, place: str = "") -> None:
+    """Refuse numbers within nested mappings and lists that are infinite or no number.
+
+    Args:
+        value: what is looked through.
+        place: of the value, for the message; keys are joined to it by dots.
+
+    Raises:
+        ValueError: says where one is.
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{place.strip('.')} is {value}; give a finite number")
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            refuse_infinite(item, f"{place}.{key}")
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            refuse_infinite(item, f"{place}.{index}")
 
 
 def override(raw: dict[str, Any], assignment: str, option: str = "--set") -> None:

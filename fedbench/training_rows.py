@@ -8,9 +8,11 @@ from typing import Any
 
 from fedbench.config import RunConfig
 from fedbench.data.example import Example
+from fedbench.data.partition import Shard
 from fedbench.data.preference_tokens import tokenize_pairs, tokenize_rated
 from fedbench.data.templates import get_template
 from fedbench.data.tokenize import Row, TokenizedData, Tokens, tokenize
+from fedbench.errors import DataError
 from fedbench.federated.settings import SftObjective
 
 
@@ -43,6 +45,29 @@ def tokenize_rows(config: RunConfig, examples: Sequence[Example], tokenizer: Any
         "sequences_tokenized_apart": tokenized.num_apart,
     }
     return TrainingRows(rows, facts)
+
+
+def client_rows(
+    config: RunConfig, tokenized: TrainingRows, shards: Sequence[Shard]
+) -> list[list[Row]]:
+    """What each client trains on.
+
+    Raises:
+        DataError: a client has too few rows to train at all.
+    """
+    clients = [[row for index in s.train for row in tokenized.rows[index]] for s in shards]
+    for client, own in enumerate(clients):
+        if not own:
+            raise DataError(
+                f"client {client} has no row with an answer to learn; raise data.max_length, or "
+                "check the columns of data.train"
+            )
+        if config.objective.kind == "kto" and len(own) == 1:
+            raise DataError(
+                f"client {client} has a single rated answer, and KTO needs another one to compare "
+                "it with; lower federation.num_clients, or give it more rows"
+            )
+    return clients
 
 
 def _tokenized(

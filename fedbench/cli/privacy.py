@@ -11,9 +11,6 @@ from fedbench.cli._output import json_option, print_json, say
 from fedbench.cli._progress import progress_bars
 from fedbench.cli._run_options import needs_training_packages
 
-ENOUGH = 200
-"""Members and non-members of a client from which the intervals are of use."""
-
 
 @click.command("privacy")
 @click.argument("run", type=click.Path(path_type=Path), metavar="RUN")
@@ -58,14 +55,4 @@ def command(run: Path, rows: int, candidates: int, output: Path | None, as_json:
         print_json(record.to_json() for record in records)
     else:
         print_run_tables(f"{run}: what its models give away", records)
-    few = {
-        record.data_client
-        for record in records
-        if record.data_client is not None and record.num_examples < 2 * ENOUGH
-    }
-    if few:
-        say(
-            f"{len(few)} clients have fewer than {ENOUGH} training rows and {ENOUGH} others to "
-            "attack: their intervals are wide"
-        )
     say(f"records: {output or run / DIRECTORY}")

@@ -43,7 +43,7 @@ def is_text(template: str) -> bool:
 
 def _checked_jinja(text: str) -> str:
     try:
-        jinja2.Environment().parse(text)
+        _ENVIRONMENT.from_string(text)
     except jinja2.TemplateSyntaxError as error:
         raise ValueError(f"is not valid Jinja ({error})") from error
     return text
@@ -244,6 +244,7 @@ def _variables(template: str) -> set[str]:
     """The columns of one template; none where it is wrong, which its own check reports."""
     try:
         tree = _ENVIRONMENT.parse(template)
+        found = meta.find_undeclared_variables(tree)
     except jinja2.TemplateSyntaxError:
         return set()
     quoted = {
@@ -253,7 +254,7 @@ def _variables(template: str) -> set[str]:
         and item.node.name == _ROW
         and isinstance(item.arg, nodes.Const)
     }
-    return meta.find_undeclared_variables(tree) - {_ROW, *_ENVIRONMENT.globals} | quoted
+    return found - {_ROW, *_ENVIRONMENT.globals} | quoted
 
 
 @lru_cache(maxsize=256)

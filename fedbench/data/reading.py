@@ -27,6 +27,7 @@ from fedbench.errors import DataError
 
 UNPAIRED = "pairs are left out: their two sides answer different questions"
 UNANSWERED = "conversations are left out: nobody answers in them"
+EMPTY = "rows are left out: their answer is empty"
 CUT = "conversations end with a question that nobody answers: it is left out"
 _TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
@@ -54,6 +55,7 @@ def read_rows(config: DatasetConfig, rows: Sequence[Row]) -> Iterator[Outcome]:
                     continue
                 seen.add(shared)
             outcome = _read(config, row, path)
+            _check_characters(outcome.example)
             example, split = outcome.example, config.prompt_split
             if example is not None and split is not None and not _is_in(split, example, row):
                 continue
@@ -101,6 +103,9 @@ def _read(config: DatasetConfig, row: Row, path: list[Row]) -> Outcome:
         if pair is None:
             return Outcome(None, UNPAIRED)
         turns = pair[0]
+    # A pair, or an answer that is marked as wanted or not, says something of silence too.
+    if not turns[-1].response and config.chosen is None and config.desirable is None:
+        return Outcome(None, EMPTY)
     if config.system and not turns[0].system:
         turns = (replace(turns[0], system=text_of(config.system, row)), *turns[1:])
     example = Example(
@@ -111,6 +116,19 @@ def _read(config: DatasetConfig, row: Row, path: list[Row]) -> Outcome:
         desirable=None if config.desirable is None else _truth(config.desirable, row),
     )
     return Outcome(example, remark)
+
+
+def _check_characters(example: Example | None) -> None:
+    """Refuse halves of characters, which JSON can say and no tokenizer can read.
+
+    Raises:
+        UnicodeEncodeError: a text holds one; a ValueError that says where.
+    """
+    if example is not None:
+        for turn in example.turns:
+            for text in (turn.system, turn.instruction, turn.input, turn.response):
+                (text or "").encode()
+        (example.rejected or "").encode()
 
 
 def _conversation(config: DatasetConfig, row: Row, path: list[Row]) -> tuple[Turn, ...]:

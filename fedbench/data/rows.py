@@ -219,14 +219,11 @@ def _read_file(file: Path, sha256: str | None = None) -> list[Row]:
 def _parse(data: bytes, file: Path) -> list[Row]:
     match _format_of(file):
         case ".jsonl":
-            rows = _json_lines(data.decode())
+            rows = _json_lines(data.decode("utf-8-sig"))
         case ".json":
-            rows = _rows_by_client(_json(data.decode()))
+            rows = _rows_by_client(_json(data.decode("utf-8-sig")))
         case ".csv":
-            text = data.decode("utf-8-sig")
-            head = text.partition("\n")[0]
-            mark = ";" if head.count(";") > head.count(",") else ","
-            rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=mark))
+            rows = _csv(data.decode("utf-8-sig"))
         case _:
             import pyarrow.parquet
 
@@ -249,7 +246,29 @@ def _json(text: str) -> Any:
 
 def _json_lines(text: str) -> list[Any]:
     # Not splitlines(): texts may hold characters that Python takes for line ends.
-    return [json.loads(line) for line in text.split("\n") if line.strip()]
+    rows = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                raise ValueError(f"line {number}, column {error.colno}: {error.msg}") from error
+    return rows
+
+
+def _csv(text: str) -> list[Row]:
+    head = text.partition("\n")[0]
+    mark = ";" if head.count(";") > head.count(",") else ","
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=mark)
+    rows: list[Row] = []
+    for row in reader:
+        if reader.restkey in row:
+            raise ValueError(
+                f"line {reader.line_num} has more cells than the header; quote those that hold "
+                f"{mark!r}"
+            )
+        rows.append(row)
+    return rows
 
 
 def _rows_by_client(content: Any) -> Any:

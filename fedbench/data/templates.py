@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from fedbench.data.chat import Chat
 from fedbench.errors import ConfigError
@@ -128,7 +129,7 @@ class Template:
         self.name = name
         self.thinking = thinking
         self.hash = hashlib.sha256((source or CHAT).encode()).hexdigest()[:16]
-        environment = jinja2.Environment(
+        environment = ImmutableSandboxedEnvironment(
             undefined=jinja2.StrictUndefined, keep_trailing_newline=True
         )
         self._frame = None if source is None else environment.from_string(source)
@@ -143,8 +144,8 @@ class Template:
         """The prompt of the last turn, and the white space that belongs in front of the answer.
 
         Raises:
-            ConfigError: the tokenizer has no chat template and one is needed, or its chat
-                template refuses or drops what the turns hold.
+            ConfigError: the tokenizer has no chat template and one is needed, its chat template
+                refuses or drops what the turns hold, or the Jinja cannot be done.
         """
         if self._frame is None:
             chat = self._chat(tokenizer)
@@ -201,7 +202,11 @@ class Template:
             turn if turn.response is None else replace(turn, response=turn.response + closing)
             for turn in history
         ]
-        text = self._frame.render(turns=[*closed, last])
+        try:
+            text = self._frame.render(turns=[*closed, last])
+        except jinja2.TemplateError as error:
+            said = str(error).removesuffix(".")
+            raise ConfigError(f"template {self.name}: {said}; correct it") from error
         system = "" if self._places_system else turns[0].system
         return f"{system}\n\n{text}" if system else text
 

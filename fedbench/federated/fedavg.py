@@ -60,6 +60,17 @@ class FedAvg:
     """Whether each round gives clients other factors than they trained, so that nothing which
     belongs to a factor (moments, what rounding took) can be carried over."""
 
+    def check_run(self, cohort_size: int, rank: int | None) -> None:
+        """Refuse a run that this algorithm could not train, before any method is trained.
+
+        Args:
+            cohort_size: clients that are chosen in a round; fewer may return an update.
+            rank: ``model.lora.r``; None in full fine-tuning.
+
+        Raises:
+            ValueError: what does not fit, in words.
+        """
+
     # On the client
 
     def trains(self, name: str, round: int) -> bool:

@@ -10,7 +10,9 @@ a whole.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
 
 from fedbench.federated.fedavg import FedAvg, LocalRule
 from fedbench.federated.message import ClientMessage
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 class FedProx(FedAvg):
     """FedAvg with clients pulled to the global model by the gradient of mu/2 ||w - w_t||^2."""
 
-    mu: float = 0.01
+    mu: Annotated[float, Field(ge=0)] = 0.01
     """Strength of the pull; 0 is FedAvg."""
 
     def local_rule(self, message: ClientMessage) -> LocalRule:

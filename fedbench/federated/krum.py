@@ -33,6 +33,10 @@ class Krum(FedAvg):
     num_selected: Annotated[int, Field(ge=1)] = 1
     """The paper's m: 1 is Krum, more is Multi-Krum."""
 
+    def check_run(self, cohort_size: int, rank: int | None) -> None:
+        """Refuse cohorts that f or m do not allow."""
+        self._check(cohort_size, "are chosen in a round")
+
     def aggregate(self, server: ServerState, updates: Iterable[ClientUpdate]) -> ServerState:
         """The mean of the selected clients.
 
@@ -40,23 +44,26 @@ class Krum(FedAvg):
             ConfigError: fewer clients returned an update than f or m allow.
         """
         returned = list(updates)
-        self._check(len(returned), server.round + 1)
+        try:
+            self._check(len(returned), "returned an update")
+        except ValueError as error:
+            raise ConfigError(f"round {server.round + 1}: {error}") from error
         num_neighbours = len(returned) - self.num_byzantine - 2
         chosen = select(returned, num_neighbours, self.num_selected)
         return replace(server, weights=self.mean(server, chosen))
 
-    def _check(self, num_clients: int, round: int) -> None:
+    def _check(self, num_clients: int, what: str) -> None:
         needed = 2 * self.num_byzantine + 3
         if num_clients < needed:
-            raise ConfigError(
-                f"round {round}: krum with num_byzantine {self.num_byzantine} needs {needed} "
-                f"clients (2 f + 3) and {num_clients} returned an update; lower num_byzantine or "
-                "raise federation.clients_per_round"
+            raise ValueError(
+                f"krum with num_byzantine {self.num_byzantine} needs {needed} clients (2 f + 3) "
+                f"and {num_clients} {what}; lower num_byzantine or raise "
+                "federation.clients_per_round"
             )
         if num_clients < self.num_selected:
-            raise ConfigError(
-                f"round {round}: krum's num_selected is {self.num_selected} and {num_clients} "
-                "clients returned an update; lower it or raise federation.clients_per_round"
+            raise ValueError(
+                f"krum's num_selected is {self.num_selected} and {num_clients} clients {what}; "
+                "lower it or raise federation.clients_per_round"
             )
 
 

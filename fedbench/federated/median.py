@@ -50,6 +50,10 @@ class TrimmedMean(FedAvg):
     The paper takes the share of clients that may be wrong; 0.2 is Flower's default.
     """
 
+    def check_run(self, cohort_size: int, rank: int | None) -> None:
+        """Refuse cohorts of whom the share is no client."""
+        self._num_cut(cohort_size, "are chosen in a round")
+
     def aggregate(self, server: ServerState, updates: Iterable[ClientUpdate]) -> ServerState:
         """The mean of what is left in each coordinate.
 
@@ -57,15 +61,22 @@ class TrimmedMean(FedAvg):
             ConfigError: the share of so few clients is no client, which would leave a plain mean.
         """
         states = [update.state for update in updates]
-        # The term is for products such as 0.29 * 100 = 28.999999999999996.
-        num_cut = math.floor(self.trim_share * len(states) + 1e-9)
-        if self.trim_share > 0 and num_cut == 0:
-            raise ConfigError(
-                f"round {server.round + 1}: trim_share is {self.trim_share:g}, which is less than "
-                f"one of the {len(states)} clients that returned an update; raise it, raise "
-                "federation.clients_per_round, or use fedavg"
-            )
+        try:
+            num_cut = self._num_cut(len(states), "returned an update")
+        except ValueError as error:
+            raise ConfigError(f"round {server.round + 1}: {error}") from error
         return replace(server, weights={**server.weights, **trimmed_mean(states, num_cut)})
+
+    def _num_cut(self, num_clients: int, what: str) -> int:
+        """Clients that are cut at each end of a coordinate."""
+        # The term is for products such as 0.29 * 100 = 28.999999999999996.
+        num_cut = math.floor(self.trim_share * num_clients + 1e-9)
+        if self.trim_share > 0 and num_cut == 0:
+            raise ValueError(
+                f"trim_share is {self.trim_share:g}, which is less than one of the {num_clients} "
+                f"clients that {what}; raise it, raise federation.clients_per_round, or use fedavg"
+            )
+        return num_cut
 
 
 def trimmed_mean(states: Sequence[State], num_cut: int) -> State:

@@ -39,6 +39,14 @@ class MixedRanks(FedAvg):
 
     needs_lora: ClassVar[bool] = True
 
+    def check_run(self, cohort_size: int, rank: int | None) -> None:
+        """Refuse ranks of which the largest is not that of the model."""
+        if self.ranks is not None and rank is not None and rank != max(self.ranks):
+            raise ValueError(
+                f"ranks: the largest is {max(self.ranks)} but model.lora.r is {rank}; "
+                "make them the same"
+            )
+
     def start(self, weights: State, setting: Setting) -> State:
         """Check that the model's adapters are plain LoRA of the largest rank.
 
@@ -47,11 +55,10 @@ class MixedRanks(FedAvg):
         """
         check_factors(weights)
         rank = max((weights[name].shape[0] for name in weights if name.endswith(A)), default=0)
-        if self.ranks is not None and rank != max(self.ranks):
-            raise ConfigError(
-                f"ranks: the largest is {max(self.ranks)} but model.lora.r is {rank}; "
-                "make them the same"
-            )
+        try:
+            self.check_run(setting.num_clients, rank)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
         return super().start(weights, setting)
 
     def sent(self, server: ServerState, client: int) -> State:

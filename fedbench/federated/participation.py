@@ -138,6 +138,14 @@ def cohort(
     ]
 
 
+def cohorts(
+    participation: Participation, num_rows: Sequence[int], schedule: Schedule, seed: int | str
+) -> list[list[Participant]]:
+    """The `cohort` of every round."""
+    rounds = range(1, schedule.rounds + 1)
+    return [cohort(participation, num_rows, schedule, seed, round) for round in rounds]
+
+
 def choose_clients(
     sampling: str, num_rows: Sequence[int], size: int, seed: int | str, round: int
 ) -> list[int]:

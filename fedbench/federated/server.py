@@ -9,7 +9,7 @@ updates, so memory does not grow with their number.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -29,7 +29,7 @@ from fedbench.federated.fedavg import FedAvg
 from fedbench.federated.low_rank import dense_increment
 from fedbench.federated.message import ClientMessage, ClientUpdate, ServerState, Setting
 from fedbench.federated.objectives import Objective, make_objective
-from fedbench.federated.participation import Participant, cohort
+from fedbench.federated.participation import Participant, cohorts
 from fedbench.federated.privacy.clipping import clip_update
 from fedbench.federated.privacy.dp_sgd_account import ExamplePrivacy
 from fedbench.federated.privacy.mean import from_weights
@@ -64,13 +64,10 @@ class Training:
     @cached_property
     def cohorts(self) -> list[list[Participant]]:
         """Who takes part in each round; the same for every method of a seed, so that they pair."""
-        federation, local = self.config.federation, self.config.local
-        schedule = federation.schedule(local)
+        federation = self.config.federation
+        schedule = federation.schedule(self.config.local)
         key = cohort_key(self.config, self.seed, self.directory)
-        return [
-            cohort(federation.participation, self.sizes, schedule, key, round)
-            for round in range(1, federation.rounds + 1)
-        ]
+        return cohorts(federation.participation, self.sizes, schedule, key)
 
     @property
     def sizes(self) -> Sequence[int]:
@@ -340,13 +337,9 @@ class _Federated:
         A client that comes for the first time gets all that ever train and are shared; what never
         trains it makes itself, from the seed. Through an engine every turn is like the first.
         """
-        first = self.turns.last.get(client) if self.engine is None else None
-        since = range(1, len(self.training.cohorts) + 1) if first is None else range(first, number)
-        return frozenset(
-            name
-            for name in server.weights
-            if self.algorithm.shares(name) and any(self.algorithm.trains(name, r) for r in since)
-        )
+        last = self.turns.last.get(client) if self.engine is None else None
+        rounds = len(self.training.cohorts)
+        return received(self.algorithm, server.weights, last, number, rounds)
 
     def _personal(self, server: ServerState) -> Callable[[], Iterator[tuple[int, State]]] | None:
         """Each client's own model: what is shared, with what it keeps to itself."""
@@ -361,6 +354,26 @@ class _Federated:
                 yield client, {**server.weights, **own}
 
         return models
+
+
+def received(
+    algorithm: FedAvg, names: Iterable[str], last: int | None, number: int, rounds: int
+) -> frozenset[str]:
+    """Of the weights, those that travel down in round `number` of `rounds`.
+
+    Args:
+        algorithm: says what trains when, and what is shared.
+        names: of all weights.
+        last: the round of the client's last turn; None before its first.
+        number: the round, from 1.
+        rounds: how many there are.
+    """
+    since = range(1, rounds + 1) if last is None else range(last, number)
+    return frozenset(
+        name
+        for name in names
+        if algorithm.shares(name) and any(algorithm.trains(name, round) for round in since)
+    )
 
 
 def _reference_under(training: Training, client: int, delta: State) -> Tensor | None:

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from fedbench.federated.participation import Participation, Schedule, cohort_size
 from fedbench.federated.privacy.dp_sgd import DpSgd, refuse_joined_examples
-from fedbench.schema import Part, Positive
+from fedbench.schema import Fraction, Part, Positive
 
 
 class Transport(Part):
@@ -75,7 +75,7 @@ class Local(Part):
     learning_rate: Annotated[float, Field(gt=0)] = 2e-4
     final_learning_rate: Annotated[float, Field(ge=0)] | None = None
     """Cosine over rounds from `learning_rate` to this; None: constant."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
     """Clipping of the whole gradient, after the algorithm has changed it; None: no clipping."""

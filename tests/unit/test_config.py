@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,46 @@ def test_an_error_across_fields_names_both(
         ({"name": "a/b"}, "name: "),
         ({"seeds": [1, 1]}, "seeds: 1 occurs twice"),
         ({"methods": ["fedavg", "fedavg"]}, "methods: 'fedavg' occurs twice"),
+        ({"methods": [{"algorithm": "fedavg", "name": ""}]}, "methods.0: name ''"),
+        ({"methods": ["fedavg", {"algorithm": "fedavg", "name": "../fedavg"}]}, "methods.1: name"),
+        ({"methods": [{"algorithm": "fedavg", "name": "/tmp/fedavg"}]}, "methods.0: name '/tmp"),
+        ({"methods": [{"algorithm": "fedavg", "name": "base"}]}, "methods.0: 'base' is the name"),
+        (
+            {
+                "methods": [{"algorithm": "fedavg", "name": "majority"}],
+                "evaluation__references": ["majority"],
+            },
+            "methods.0: 'majority' is the name of another row",
+        ),
+        ({"local__learning_rate": math.inf}, "local.learning_rate is inf"),
+        (
+            {"data__partition": {"by": "dirichlet", "alpha": math.inf}},
+            "data.partition.alpha is inf",
+        ),
+        ({"methods": [{"algorithm": "feddyn", "alpha": "inf"}]}, "feddyn.alpha is inf"),
+        ({"seeds": [-1]}, "seeds.0: "),
+        ({"seeds": [2**32]}, "seeds.0: "),
+        ({"local__betas": [0.9, 1.5]}, "local.betas.1: "),
+        ({"methods": [{"algorithm": "fedprox", "mu": -0.1}]}, "mu"),
+        (
+            {"federation__clients_per_round": 4, "methods": [{"algorithm": "krum"}]},
+            "krum with num_byzantine 1 needs 5 clients (2 f + 3) and 4 are chosen in a round",
+        ),
+        (
+            {
+                "federation__clients_per_round": 4,
+                "methods": [{"algorithm": "krum", "num_byzantine": 0, "num_selected": 5}],
+            },
+            "krum's num_selected is 5 and 4 clients are chosen in a round",
+        ),
+        (
+            {"federation__clients_per_round": 4, "methods": ["trimmed_mean"]},
+            "which is less than one of the 4 clients that are chosen in a round",
+        ),
+        (
+            {"model__lora": {"r": 4}, "methods": [{"algorithm": "flora", "ranks": [2, 8]}]},
+            "ranks: the largest is 8 but model.lora.r is 4",
+        ),
     ],
 )
 def test_a_wrong_value_is_refused_by_its_field(changes: dict[str, Any], words: str) -> None:

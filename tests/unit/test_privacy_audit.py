@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from fedbench.config import RunConfig
-from fedbench.privacy_audit import audit_privacy
+from fedbench.data.example import Example
+from fedbench.privacy_audit import DrawnRows, audit_privacy, warn_of_few
 from fedbench.results.record import ScoreRecord
 from fedbench.run import train
 from fedbench.schema import validated
@@ -105,3 +106,13 @@ def test_planted_secrets_are_exposed_by_training_and_not_before(
     assert extracted.value > 0
     [nothing] = found(audited, "canary_extraction", method="base")
     assert nothing.value == 0.0
+
+
+def test_many_training_rows_do_not_make_up_for_few_others(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    row = Example(turns=())
+    warn_of_few([DrawnRows([row] * 200, [row] * 200)], seed=0)
+    assert not caplog.messages
+    warn_of_few([DrawnRows([row] * 500, [row] * 199), DrawnRows([row] * 200, [row] * 200)], seed=0)
+    assert caplog.messages[0].startswith("seed 0: 1 of 2 clients have fewer than 200 training rows")

@@ -242,6 +242,32 @@ def test_what_nobody_answers_is_left_out_and_counted(
     assert "1 conversations are left out: nobody answers in them" in caplog.text
 
 
+def test_rows_with_an_empty_answer_are_left_out_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [{"ask": "A", "say": say} for say in ("b", "", None, "c")]
+    with caplog.at_level(logging.WARNING):
+        examples = loaded(tmp_path, rows, instruction="{{ ask }}", response="{{ say or '' }}")
+    assert [example.turns[-1].response for example in examples] == ["b", "c"]
+    assert "2 rows are left out: their answer is empty" in caplog.text
+    marked = {"instruction": "{{ ask }}", "response": "{{ say or '' }}", "desirable": "{{ true }}"}
+    assert len(loaded(tmp_path, rows, **marked)) == 4
+    pairs = {"instruction": "{{ ask }}", "chosen": "{{ say or '' }}", "rejected": "{{ ask }}"}
+    assert len(loaded(tmp_path, rows, **pairs)) == 4
+
+
+@pytest.mark.parametrize("column", ["ask", "say"])
+def test_half_a_character_is_refused_with_its_row(tmp_path: Path, column: str) -> None:
+    row = {"ask": "A", "say": "b"}
+    with pytest.raises(DataError, match=r"row 1: .*surrogates not allowed; correct the row"):
+        loaded(
+            tmp_path,
+            [row, row | {column: "half \ud83d"}],
+            instruction="{{ ask }}",
+            response="{{ say or '' }}",
+        )
+
+
 def test_pairs_of_different_questions_are_left_out_and_counted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -319,6 +345,7 @@ def test_a_row_of_another_form_is_refused_by_number(
             "where: is neither a column nor a Jinja expression",
         ),
         ({"response": "{{ a"}, "response: is not valid Jinja"),
+        ({"response": "{{ a | uper }}"}, "response: is not valid Jinja .No filter named"),
         ({"respones": "{{ a }}"}, "respones: unknown key; did you mean 'response'"),
         ({"response": "{{ a }}", "source": {"path": "x.csv"}}, "has both source and path; put all"),
         ({"messages": "m", "prompt_split": {"part": "dev", "test_size": 0.1}}, "prompt_split.part"),

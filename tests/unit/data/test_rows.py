@@ -60,6 +60,8 @@ CSV = '\ufefftext,label\n"Profit rises,\nagain",up\n“Größe”\u2028naïve,do
         ("rows.csv", CSV),
         ("rows.jsonl.gz", gzip.compress(jsonl(ROWS), mtime=0)),
         ("rows.csv.gz", gzip.compress(CSV, mtime=0)),
+        ("marked.jsonl", b"\xef\xbb\xbf" + jsonl(ROWS)),
+        ("marked.json", b"\xef\xbb\xbf" + json.dumps(ROWS).encode()),
     ],
 )
 def test_every_file_format_gives_the_same_rows(tmp_path: Path, name: str, content: bytes) -> None:
@@ -97,6 +99,27 @@ def test_a_damaged_file_is_named_with_the_remedy(tmp_path: Path, damage: str) ->
     file = tmp_path / "rows.jsonl.gz"
     file.write_bytes(DAMAGED[damage](gzip.compress(jsonl(ROWS), mtime=0)))
     with pytest.raises(DataError, match=rf"{re.escape(str(file))}: is damaged .*fetch it again"):
+        load_rows(source(file))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "where"),
+    [
+        ("rows.jsonl", b'{"text": "a"}\n\n{"text": }\n', "line 3, column 10: Expecting value"),
+        ("rows.json", b'{"text": "a"}\n{"text": }\n', "line 2, column 10: Expecting value"),
+        (
+            "rows.csv",
+            b"text,label\na,up\na, b,up\n",
+            "line 3 has more cells than the header; quote",
+        ),
+    ],
+)
+def test_the_line_that_cannot_be_read_is_named(
+    tmp_path: Path, name: str, content: bytes, where: str
+) -> None:
+    file = tmp_path / name
+    file.write_bytes(content)
+    with pytest.raises(DataError, match=f"{name}: is damaged .*{where}"):
         load_rows(source(file))
 
 

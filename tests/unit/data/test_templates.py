@@ -176,6 +176,22 @@ def test_a_file_that_is_no_jinja_is_refused(tmp_path: Path) -> None:
         get_template(str(file))
 
 
+@pytest.mark.parametrize(
+    ("jinja", "words"),
+    [
+        ("turns[-1].instuction", "template own.jinja: .* has no attribute 'instuction'; correct"),
+        ("turns.__class__.__mro__", "access to attribute '__class__' .* is unsafe; correct it"),
+    ],
+)
+def test_what_a_template_cannot_or_may_not_do_is_said(
+    tmp_path: Path, jinja: str, words: str
+) -> None:
+    file = tmp_path / "own.jinja"
+    file.write_text(f"Q: {{{{ {jinja} }}}}\nA: ")
+    with pytest.raises(ConfigError, match=words):
+        get_template(str(file)).prompt(ASKED, None)
+
+
 def test_an_unknown_template_is_refused_with_the_name_that_was_meant() -> None:
     with pytest.raises(ConfigError, match="unknown template 'fingtp': did you mean 'fingpt'"):
         get_template("fingtp")

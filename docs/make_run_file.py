@@ -297,7 +297,7 @@ def in_words(annotation: Any, bounds: Sequence[Any] = ()) -> str:
     if origin is dict or annotation is Any:
         return "mapping"
     limits = [
-        f"{sign} {getattr(bound, name):g}"
+        f"{sign} {getattr(bound, name):,.10g}"
         for bound in bounds
         for name, sign in BOUNDS.items()
         if hasattr(bound, name)

@@ -7,9 +7,14 @@ They are imported when first used, so that ``import fedbench`` loads no torch.
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+# `peft` imports bitsandbytes wherever it is installed, and that tells at once of a package that
+# some processors could use besides. This stands before every such import.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 if TYPE_CHECKING:
     from fedbench.config import RunConfig as RunConfig

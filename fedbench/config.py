@@ -318,7 +318,13 @@ class RunConfig(Part):
 
     @property
     def hash(self) -> str:
-        """Hash of everything that can change a result; texts for the reader are left out."""
+        """Hash of the identity."""
+        text = json.dumps(self.identity, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Everything that can change a result; texts for the reader are left out."""
         # Engines give the same weights but for rounding.
         unseen = {"description", "notes", "engine", "flower", "tracking"}
         shape = self.model_dump(mode="json", exclude=unseen)
@@ -345,7 +351,7 @@ class RunConfig(Part):
                 dumped["options"] = asdict(self.algorithm_for(method))
             if (file := algorithm_file(method.algorithm)) is not None:
                 dumped["source"] = file.read_text(encoding="utf-8")
-        return hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:16]
+        return shape
 
     def to_yaml(self) -> str:
         """The resolved run file, loadable again."""

@@ -42,8 +42,8 @@ from fedbench.results.record import (
     write_scores,
 )
 from fedbench.results.samples import SampleTable, read_results, write_samples
-from fedbench.run import CHECKPOINTS, read_claim
 from fedbench.run_data import load_data
+from fedbench.run_directory import CHECKPOINTS, read_claim
 from fedbench.scoring import Scoring, elapsed
 
 DIRECTORY = "federation"

@@ -1,28 +1,23 @@
 """One run: train every method and seed of a run file, then score what came out.
 
-A run directory holds ``run.yaml`` (the resolved configuration), ``partition.json``, ``base/``
-(where the run made its own), ``checkpoints/<method>/seed-<s>/...``, ``run.json``,
-``scores.jsonl`` and ``samples/``. Answers go to the store that all commands share. Running the
-same configuration again repeats nothing that is finished.
+Everything goes to the run's directory (`run_directory.py`), answers to the store that all commands
+share. Running the same configuration again repeats nothing that is finished.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from fedbench.checkpoints import run_checkpoints
 from fedbench.config import Method, RunConfig
 from fedbench.data.canaries import with_canaries
 from fedbench.data.datasets import Example
 from fedbench.data.partition import Shard, label_counts, partition
-from fedbench.errors import ConfigError, OutputError
+from fedbench.errors import ConfigError
 from fedbench.evaluation.references import add_reference
 from fedbench.federated.alone import train_centralised, train_local
 from fedbench.federated.checkpoint import committed_rounds
@@ -44,19 +39,15 @@ from fedbench.results.record import (
     RunRecord,
     ScoreRecord,
     read_run,
-    write_atomically,
     write_run,
 )
 from fedbench.run_base import base_directory, started_from
 from fedbench.run_data import describe_data, load_data
-from fedbench.schema import validated
+from fedbench.run_directory import CHECKPOINTS, claimed, write_partition
 from fedbench.scoring import Scoring, score_checkpoints, write_results
 from fedbench.tracking import tell_scores, tracked
 from fedbench.training_rows import client_rows, tokenize_rows
 
-CONFIG_FILE = "run.yaml"
-PARTITION_FILE = "partition.json"
-CHECKPOINTS = "checkpoints"
 Progress = Callable[[str, int, int], None]
 
 
@@ -91,8 +82,10 @@ def train(config: RunConfig, output: Path, progress: Progress = silent, command:
         if crew is not None and crew.rank > 0:
             crew.follow()
             return output
-        claim(output, config)
-        with tracked(config.tracking, config.name, output, progress) as told:
+        with (
+            claimed(output, config),
+            tracked(config.tracking, config.name, output, progress) as told,
+        ):
             if config.engine == "in_process" or all(
                 is_trained(config, output, seed) for seed in config.seeds
             ):
@@ -188,33 +181,6 @@ def score_run(
     return records
 
 
-def claim(output: Path, config: RunConfig) -> None:
-    """Make a directory this run's, or see that it is.
-
-    Raises:
-        OutputError: it belongs to another run, or cannot be written.
-    """
-    file = output / CONFIG_FILE
-    if file.exists():
-        held = read_claim(output)
-        if held.hash != config.hash:
-            raise OutputError(
-                f"{output}: holds the run {held.name!r} with configuration {held.hash}, this one "
-                f"is {config.name!r} with {config.hash}; choose another --output or remove the "
-                "directory"
-            )
-    elif (output / "scores.jsonl").exists():
-        raise OutputError(f"{output}: holds scores of something else; choose another --output")
-    else:
-        write_atomically(file, config.to_yaml().encode())
-
-
-def read_claim(output: Path) -> RunConfig:
-    """The configuration of a run directory."""
-    file = output / CONFIG_FILE
-    return validated(RunConfig, yaml.safe_load(file.read_text(encoding="utf-8")), str(file))
-
-
 def is_trained(config: RunConfig, output: Path, seed: int) -> bool:
     """Whether every method of a seed has committed its last round."""
     return all(
@@ -222,24 +188,6 @@ def is_trained(config: RunConfig, output: Path, seed: int) -> bool:
         for method in config.methods
         for directory in _training_directories(config, output, method, seed)
     )
-
-
-def write_partition(
-    output: Path, counts: dict[str, Any], seed: int, shards: Sequence[Shard]
-) -> None:
-    """Keep which row is whose: positions among the kept training rows, per seed and client."""
-    file = output / PARTITION_FILE
-    try:
-        known = json.loads(file.read_bytes()) if file.exists() else {}
-    except ValueError as error:
-        raise OutputError(
-            f"{file}: is damaged ({error}); remove it and run the same command again"
-        ) from error
-    known[str(seed)] = [
-        {"train": shard.train, "validation": shard.validation, "test": shard.test, **count}
-        for shard, count in zip(shards, counts[str(seed)], strict=True)
-    ]
-    write_atomically(file, json.dumps(known).encode() + b"\n")
 
 
 def _train_seed(

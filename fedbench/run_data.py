@@ -44,8 +44,9 @@ def load_data(config: RunConfig) -> RunData:
         DataError: rows cannot be had, or nothing is left to train on.
     """
     chosen = load_tasks(config.evaluation.tasks, config.evaluation.suite)
-    if config.evaluation.template is not None:
-        get_template(config.evaluation.template)  # a wrong name is told before training
+    for template in (config.data.template, config.evaluation.template):
+        if template is not None:
+            get_template(template)  # a wrong name is told before anything is trained
     # Whole tasks, whatever evaluation.limit says: no row may share an item that could be scored.
     tasks = [(task, load_items(task, config.data.mirror)) for task in chosen]
     examples = load_examples(config.data.train, config.data.mirror, config.data.limit)

@@ -80,15 +80,24 @@ def said(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def tell_dropped(directory: Path) -> None:
-    """Say how many training rows were left out because they share a scored item."""
+def tell_rows(directory: Path, longest: int) -> None:
+    """Say what was left out of the training rows, or cut.
+
+    Args:
+        directory: of the run.
+        longest: tokens of a training sequence (``data.max_length``).
+    """
     from fedbench.cli._output import say
     from fedbench.results.record import read_run
 
     record = read_run(directory)
-    if record and record.facts.get("dropped_rows"):
-        rows = record.facts["dropped_rows"]
-        say(f"{rows} training rows share a scored item and were left out")
+    facts = record.facts if record else {}
+    if dropped := facts.get("dropped_rows"):
+        say(f"{dropped} training rows share a scored item and were left out")
+    if cut := facts.get("sequences_cut"):
+        say(f"{cut:,} training sequences were longer than data.max_length ({longest}) and were cut")
+    if empty := facts.get("sequences_without_answer"):
+        say(f"{empty:,} of them lost their whole answer, and nothing is learned from them")
 
 
 def command_line(context: click.Context, *parts: Any) -> str:

@@ -181,7 +181,7 @@ def _print(records: Sequence[CheckRecord]) -> None:
             scales[record.metric].picture(
                 record.delta, record.ci_low, record.ci_high, record.margin
             ),
-            verdicts.number(record.margin, record.metric),
+            verdicts.tolerance(record.margin, record.metric),
             f"{record.num_items:,}",
             f"{verdicts.SYMBOLS[record.verdict]} {record.verdict}",
         ]

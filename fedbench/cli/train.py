@@ -16,7 +16,7 @@ from fedbench.cli._run_options import (
     preset_option,
     run_argument,
     set_option,
-    tell_dropped,
+    tell_rows,
 )
 
 
@@ -56,6 +56,6 @@ def command(
         train(config, directory, progress, line)
     if follows():
         return  # the process that gave the orders tells
-    tell_dropped(directory)
+    tell_rows(directory, config.data.max_length)
     say(f"trained {', '.join(m.name for m in config.methods)}, seeds {list(config.seeds)}")
     click.echo(directory)

@@ -18,7 +18,7 @@ from fedbench.cli._run_options import (
     preset_option,
     run_argument,
     set_option,
-    tell_dropped,
+    tell_rows,
 )
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def command(
         for name, own in audits.items():
             print_run_tables(f"\nSuite {name}", own)
     seeds = f"seed{'s' if len(config.seeds) > 1 else ''} {', '.join(map(str, config.seeds))}"
-    tell_dropped(directory)
+    tell_rows(directory, config.data.max_length)
     done = f"{len(config.methods)} methods, {seeds}, in {directory}"
     say(f"{config.name}: {done}, took {time.monotonic() - started:.0f} s")
     click.echo(f"page: {page.resolve()}", err=as_json)

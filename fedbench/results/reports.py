@@ -13,6 +13,7 @@ from fedbench.results.verdicts import (
     remarks,
     score_name,
     tally,
+    tolerance,
     why,
     with_interval,
     worst_first,
@@ -108,7 +109,7 @@ def _row(record: CheckRecord) -> str:
         number(record.baseline_value, metric),
         number(record.value, metric),
         with_interval(record.delta, record.ci_low, record.ci_high, metric),
-        number(record.margin, metric),
+        tolerance(record.margin, metric),
     ]
     return f"| {' | '.join(cells)} |"
 
@@ -124,7 +125,7 @@ def _details(record: CheckRecord) -> Iterator[str]:
     yield f"verdict: {record.verdict} ({why(record)})"
     yield f"baseline: {number(record.baseline_value, metric)}"
     yield f"candidate: {number(record.value, metric)}"
-    yield f"better by: {interval}, margin {number(record.margin, metric)}"
+    yield f"better by: {interval}, margin {tolerance(record.margin, metric)}"
     if record.num_better is not None:
         yield f"items: {record.num_items}, {record.num_better} better, {record.num_worse} worse"
     yield from remarks(record)

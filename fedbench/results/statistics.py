@@ -59,6 +59,8 @@ __all__ = [
 ]
 
 POWER = 0.8
+_TOO_FEW = 10
+"""Items whose error, often 0 by chance, says nothing of how many would be needed."""
 
 _NORMAL = NormalDist()
 
@@ -211,10 +213,10 @@ def items_to_settle(
 
     Returns:
         More than num_items; None where the difference lies on -margin, so that no number would
-        do, or where nothing was scored.
+        do, and below `_TOO_FEW` items.
     """
     distance = abs(delta + margin)
-    if not distance > 0 or not math.isfinite(stderr):
+    if num_items < _TOO_FEW or not distance > 0 or not math.isfinite(stderr):
         return None
     needed = num_items * (smallest_detectable(stderr, confidence, power) / distance) ** 2
     return max(num_items + 1, math.ceil(needed))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from fedbench.results.check import SEVERITY, CheckRecord, Verdict
@@ -23,6 +24,13 @@ def number(value: float | None, metric: str) -> str:
     return f"{100 * value:.1f}" if in_points(metric) else f"{value:.3g}"
 
 
+def tolerance(margin: float, metric: str) -> str:
+    """A margin for people: as `number` writes it, with more digits where these would change it."""
+    size = 100 * margin if in_points(metric) else margin
+    rounded = number(margin, metric)
+    return rounded if math.isclose(float(rounded), size) else f"{size:.3g}"
+
+
 def change(value: float | None, metric: str) -> str:
     """A difference for people, with its sign."""
     if value is None:
@@ -40,7 +48,7 @@ def with_interval(delta: float | None, low: float | None, high: float | None, me
 def why(record: CheckRecord) -> str:
     """Why the verdict is what it is, in one sentence that names the numbers."""
     unit = " points" if in_points(record.metric) else ""
-    margin = f"{number(record.margin, record.metric)}{unit}"
+    margin = f"{tolerance(record.margin, record.metric)}{unit}"
     level = f"{100 * record.confidence:g} %"
     if record.verdict == "missing" or record.delta is None:
         return record.note or "there is no score to compare"

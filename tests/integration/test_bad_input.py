@@ -479,14 +479,31 @@ def rounds_that_are_no_rule(place: Place) -> Args:
 # Outputs and results.
 
 
-@bad("finished", "holds the run 'small'", "choose another --output")
+@bad(
+    "finished",
+    "holds the run 'small'",
+    "local.learning_rate: 0.01 there, 0.5 here",
+    "choose another --output",
+)
 def output_directory_of_another_run(place: Place) -> Args:
     return [*TRAIN, "--output", place.finished(), "--set", "local.learning_rate=0.5"]
+
+
+@bad_story("client 0", "no row with an answer to learn", "raise data.max_length")
+def answers_that_are_cut_off(place: Place) -> Iterator[Result]:
+    output = place.directory / "runs"
+    yield place.cli(*TRAIN, "--output", output, "--set", "data.max_length=1", cwd=place.directory)
+    assert not output.exists()  # free for the corrected run
 
 
 @bad("finished", "holds another run", "choose another --output")
 def scores_into_the_directory_of_a_run(place: Place) -> Args:
     return [*_score(place.named_run.directory), "--output", place.finished()]
+
+
+@bad("unknown template 'fingtp'", "did you mean 'fingpt'?")
+def template_that_there_is_not(place: Place) -> Args:
+    return [*TRAIN, "--set", "data.template=fingtp"]
 
 
 @bad("rows.jsonl", "cannot be written", "choose another --output")

@@ -38,9 +38,10 @@ from fedbench.federated.server import Training, train_federated
 from fedbench.model import get_state, load_base, prepare_training, remove_lora
 from fedbench.provenance import provenance
 from fedbench.results.record import RunRecord, write_run
-from fedbench.run import CHECKPOINTS, claim, is_trained
+from fedbench.run import is_trained
 from fedbench.run_base import started_from
 from fedbench.run_data import describe_data
+from fedbench.run_directory import CHECKPOINTS, claimed
 
 LOG = logging.getLogger(__name__)
 POLL_SECONDS = 0.5
@@ -109,12 +110,16 @@ def serve(config: RunConfig, output: Path, grid: Grid, base: str) -> None:
         ClientError: nodes do not come, or clients failed.
         MissingExtraError: privacy is asked for, and what accounts for it is not installed.
     """
-    claim(output, config)
-    # Before nodes are waited for.
-    if config.privacy is not None:
-        accounting.require()
-    if config.local.dp_sgd is not None:
-        dp_sgd_account.require()
+    with claimed(output, config):
+        # Before nodes are waited for.
+        if config.privacy is not None:
+            accounting.require()
+        if config.local.dp_sgd is not None:
+            dp_sgd_account.require()
+        _serve(config, output, grid, base)
+
+
+def _serve(config: RunConfig, output: Path, grid: Grid, base: str) -> None:
     post = Post(grid, poll=POLL_SECONDS)
     seconds: dict[str, float] = {}
     clients: dict[str, Any] = {}

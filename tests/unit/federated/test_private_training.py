@@ -278,7 +278,7 @@ def test_next_to_no_noise_and_a_wide_clip_give_the_training_without_privacy(
     open_ = run(training(methods=UNIFORM, directory=tmp_path / "open"))
     privacy = {"noise_multiplier": 1e-12, "clip": 1e3}
     private = run(training(methods=UNIFORM, privacy=privacy, directory=tmp_path / "private"))
-    # Adam makes whole steps of small gradients, so that rounding grows, on each processor otherwise.
+    # Adam makes whole steps of small gradients: rounding grows, on each processor otherwise.
     trained = distance(final(open_), training(methods=UNIFORM).initial_state)
     assert distance(final(private), final(open_)) < 1e-3 * trained
 

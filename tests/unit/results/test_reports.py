@@ -52,6 +52,10 @@ ALL = [record(verdict) for verdict in ("ok", "regressed", "inconclusive", "missi
             record("inconclusive", ci_low=-0.02, ci_high=0.01),
             "anything from -2.0 to +1.0 points is possible (95 %), and the margin is 1.0 points",
         ),
+        (
+            record("ok", ci_low=-0.0001, ci_high=0.01, margin=0.0003),
+            "worse by at most 0.0 points (95 %), within 0.03 points",
+        ),
         (record("missing", delta=None, note="not in b"), "not in b"),
     ],
 )

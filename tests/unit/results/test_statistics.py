@@ -314,6 +314,11 @@ def test_no_number_of_items_settles_a_difference_on_the_margin() -> None:
     assert items_to_settle(math.nan, math.nan, 0, margin=0.01) is None
 
 
+def test_a_handful_of_items_does_not_say_how_many_are_needed() -> None:
+    assert items_to_settle(0.0, 0.001, 9, margin=0.01) is None
+    assert items_to_settle(0.0, 0.001, 10, margin=0.01) == 11
+
+
 def test_wilson_reaches_the_ends_exactly() -> None:
     assert wilson(0, 50)[0] == 0.0
     assert wilson(50, 50)[1] == 1.0

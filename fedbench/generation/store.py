@@ -159,8 +159,9 @@ class AnswerStore:
             RecordError: the store is damaged.
         """
         with self._explaining():
-            self._db.execute("BEGIN IMMEDIATE")
             try:
+                # Within: Ctrl-C is raised behind the call that it interrupts, here with a lock.
+                self._db.execute("BEGIN IMMEDIATE")
                 yield self._db
                 self._db.execute("COMMIT")
             except BaseException:

@@ -79,6 +79,36 @@ def test_what_failed_is_free_for_others(opened: Open) -> None:
     assert other.claim([["a"], ["b"]]) == ["ours", "theirs"]
 
 
+@pytest.mark.parametrize("behind", ["BEGIN", "COMMIT"])
+def test_what_was_claimed_can_be_released_wherever_an_interruption_came(
+    behind: str, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = opened(), opened()
+    monkeypatch.setattr(one, "_db", InterruptedBehind(behind, one._db))
+    with pytest.raises(KeyboardInterrupt):
+        one.claim([["a"]])
+    one.release(["a"])
+    assert other.claim([["a"]]) == ["ours"]
+
+
+class InterruptedBehind:
+    """A connection; behind its first statement that begins so there is a Ctrl-C."""
+
+    def __init__(self, statement: str, db: sqlite3.Connection) -> None:
+        self.statement: str | None = statement
+        self.db = db
+
+    def execute(self, statement: str, *args: object) -> sqlite3.Cursor:
+        cursor = self.db.execute(statement, *args)
+        if self.statement is not None and statement.startswith(self.statement):
+            self.statement = None
+            raise KeyboardInterrupt
+        return cursor
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.db, name)
+
+
 def test_nobody_releases_the_claims_of_another(opened: Open) -> None:
     one, other, third = opened(), opened(), opened()
     one.claim([["a"]])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fedbench.cli._given import given_parameters
 from fedbench.cli._output import json_option, number, print_json, print_scores, say
 from fedbench.cli._progress import progress_bars
 
@@ -191,12 +192,7 @@ def _refuse_unheeded(to_import: bool) -> None:
     Raises:
         UsageError: it asks a judge and judgments are imported, or the other way round.
     """
-    context = click.get_current_context()
-    for option in context.command.params:
-        name = str(option.name)
-        if context.get_parameter_source(name) is not click.core.ParameterSource.COMMANDLINE:
-            continue
-        shown = option.opts[0] if isinstance(option, click.Option) else "RUN_OR_ANSWERS"
+    for name, shown in given_parameters().items():
         if to_import and name not in _OF_IMPORT:
             raise click.UsageError(
                 f"--import takes judgments that exist, and {shown} is about asking a judge; leave "

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from fedbench.cli._given import given_parameters
 from fedbench.cli._output import json_option, print_json, print_scores, say
 from fedbench.cli._progress import progress_bars
 from fedbench.cli._run_options import (
@@ -239,11 +240,8 @@ def _refuse_unheeded() -> None:
     Raises:
         UsageError: an option is of asking a model.
     """
-    context = click.get_current_context()
-    for option in context.command.params:
-        name, flag = str(option.name), option.opts[0]
-        is_given = context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
-        if not is_given or name in _OF_ANSWERS:
+    for name, flag in given_parameters().items():
+        if name in _OF_ANSWERS:
             continue
         if name == "ckpt":
             raise click.UsageError("give --ckpt or --answers, not both")

@@ -24,6 +24,7 @@ _CALLED_RIGHT = (
     r"(?:(?:correct|right|best|likely|appropriate)\b(?! (?:if|when|only|for)\b)"
     r"(?: (?:answer|option|choice)\b)?|answer\b)"
 )
+_DENIED = r"(?i:\b(?:not|neither|nor)|n['’]t) "
 _FLEXIBLE_NUMBER = re.compile(r"(-?[$0-9.,]{2,})|(-?[0-9]+)")
 _NUMBER_AFTER_HASHES = re.compile(r"#### (-?[0-9.,]+)")
 _OPENS_FORMULA = re.compile(r"[-\d\\(\[{√π]|[A-Za-z]\s*=")
@@ -36,11 +37,12 @@ def choice_letter(completion: str, labels: Sequence[str]) -> str | None:
 
     That is "Answer: B", "B) Aspirin", "so B is correct". "A" in running text is a word: unless it
     is stated, a letter counts in parentheses, in quotes or before punctuation only. Two that are
-    stated together ("A and C") are no answer.
+    stated together ("A and C") are no answer, and one that is denied ("neither A nor B") is none.
     """
     letters = "".join(map(re.escape, labels))
     text = _MARKUP.sub("", unicodedata.normalize("NFKC", completion)).strip()
     text = re.sub(rf"{_OPENED}\s*([{letters}])\s*{_CLOSED}", r"(\1)", text)
+    text = re.sub(rf"{_DENIED}\(?[{letters}](?![\w'-])\)?", "", text)
     apart = rf"\(([{letters}])\)|([{letters}])(?=\s*(?:[.,:;)!?。\n]|$))"
     stated = re.compile(rf"(?:option |choice )?(?:([{letters}])(?![\w'-])|(?i:{apart}))")
     several = re.compile(rf"\(?[{letters}]\)?(?:\s*,\s*\(?[{letters}]\)?)*\s*,?"

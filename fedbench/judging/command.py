@@ -280,6 +280,7 @@ def _claim(place: Path, cases: Sequence[Case], judge: Judge) -> str:
     identity = {
         "judge": judge.name,
         "judge weights": judge.checkpoint.weights_hash,
+        **({} if judge.constrained else {"judge's form": "free text"}),
         "cases": [
             {
                 "task": case.answers.task.hash,

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from fedbench.checkpoints import find_checkpoints
-from fedbench.data.templates import get_template
+from fedbench.data.templates import CHAT, get_template
 from fedbench.errors import ConfigError, MissingExtraError
 from fedbench.generation.opening import Engine, open_backend
 from fedbench.generation.server.access import ServerConfig
@@ -36,7 +36,7 @@ class JudgeConfig(Part):
     """The base of an adapter that does not lead to its own."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    template: str = "chat"
+    template: str = CHAT
     """How a rubric's messages become text, in this process."""
     thinking: bool | None = None
     temperature: Annotated[float, Field(ge=0)] | None = None
@@ -56,7 +56,13 @@ class JudgeConfig(Part):
                 f"{', '.join(unheeded)} is about a model in this process, and the judge is on a "
                 "server; leave it out"
             )
-        if self.server is not None and self.server.api == "chat" and self.thinking is not None:
+        is_chat = self.server is not None and self.server.api == "chat"
+        if is_chat and self.template != CHAT:
+            raise ValueError(
+                "template is about prompts that are written here, and with the chat API the server "
+                "writes them; leave it out, or set server: api: completions"
+            )
+        if is_chat and self.thinking is not None:
             raise ValueError(
                 "thinking is about prompts that are written here, and with the chat API the server "
                 "writes them; say it by server: extra: {chat_template_kwargs: {enable_thinking: "
@@ -132,8 +138,13 @@ def open_judge(config: JudgeConfig, *, to_ask: bool = True) -> Judge:
 def _unusual(config: JudgeConfig) -> list[str]:
     """What makes another judge of the same model, for its name in records."""
     said: dict[str, Any] = dict(config.server.extra) if config.server else {}
-    said |= {"thinking": config.thinking, "temperature": config.temperature}
-    said["seed"] = config.seed or None
+    said |= {
+        "template": config.template if config.template != CHAT else None,
+        "thinking": config.thinking,
+        "temperature": config.temperature,
+        "max_tokens": config.max_tokens,
+        "seed": config.seed or None,
+    }
     return [f"{key} {_short(value)}" for key, value in said.items() if value is not None]
 
 

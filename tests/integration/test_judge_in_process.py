@@ -59,7 +59,7 @@ def test_an_adapter_judges_the_answers_of_two_models(here: Path, taught: Path) -
     assert {r["method"]: r["value"] for r in records} == {"rises": 8, "falls": 2}
     assert {r["num_failed"] for r in records} == {0}
     # Its weights are its version. Nothing held it to a form.
-    assert {r["judge"] for r in records} == {f"judge {weights_hash(taught)}"}
+    assert {r["judge"] for r in records} == {f"judge {weights_hash(taught)}, template plain"}
     facts = facts_of(here / "out")
     assert (facts["asked"], facts["asked again for a verdict"]) == (2 * QUESTIONS, 0)
     assert facts["sampling"][0] == {"temperature": 0.0, "seed": 0, "max_tokens": 60}

@@ -28,6 +28,9 @@ def test_judges_that_are_asked_in_different_ways_have_different_names(tmp_path: 
     assert name_of(file, "}", temperature=0.5, seed=1234567) == (
         "big @ 127.0.0.1, temperature 0.5, seed 1234567"
     )
+    assert name_of(file, ", api: completions}", template="plain", max_tokens=64) == (
+        "big @ 127.0.0.1, template plain, max_tokens 64"
+    )
     extra = ", extra: {reasoning_effort: low, chat_template_kwargs: {enable_thinking: false}}}"
     assert name_of(file, extra) == (
         'big @ 127.0.0.1, reasoning_effort low, chat_template_kwargs {"enable_thinking": false}'
@@ -46,6 +49,10 @@ def test_judges_that_are_asked_in_different_ways_have_different_names(tmp_path: 
         (
             f"server: {{base_url: '{URL}', model: big}}\nthinking: false\n",
             "extra: {chat_template_kwargs: {enable_thinking: false}}",
+        ),
+        (
+            f"server: {{base_url: '{URL}', model: big}}\ntemplate: plain\n",
+            "template is about prompts that are written here",
         ),
     ],
 )

@@ -29,6 +29,12 @@ class Part(BaseModel):
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
+_IN_WORDS = dict.fromkeys(("tuple_type", "list_type"), "give a list, in brackets") | dict.fromkeys(
+    ("model_type", "model_attributes_type", "dict_type"), "give a mapping: keys with their values"
+)
+"""By type of error, for what pydantic calls after Python's types."""
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file that holds a mapping.
 
@@ -99,7 +105,7 @@ def _explain(kind: type[BaseModel], error: ErrorDetails, where: str) -> str:
         return f"{where}: {field}: unknown key; {hint}"
     if error["type"] == "missing":
         return f"{where}: {field}: is required; add it"
-    message = error["msg"].removeprefix("Value error, ")
+    message = _IN_WORDS.get(error["type"], error["msg"].removeprefix("Value error, "))
     given = "" if isinstance(error["input"], dict) else f" (it is {error['input']!r})"
     return f"{where}: {field + ': ' if field else ''}{message}{given}"
 

@@ -76,6 +76,20 @@ def test_an_unknown_key_like_no_other_is_refused_without_a_guess() -> None:
     assert "run.yaml: zzz: unknown key; remove it" in refusal(zzz=1)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seeds": 3}, "seeds: give a list, in brackets (it is 3)"),
+        ({"local": 5}, "local: give a mapping: keys with their values (it is 5)"),
+        ({"data__partition": "iid"}, "data.partition: give a mapping"),
+    ],
+)
+def test_a_value_of_the_wrong_shape_is_told_in_terms_of_yaml(
+    changes: dict[str, Any], message: str
+) -> None:
+    assert message in refusal(**changes)
+
+
 def test_a_missing_key_is_named() -> None:
     without = {key: value for key, value in MINIMAL.items() if key != "data"}
     with pytest.raises(ConfigError, match=r"run\.yaml: data: is required; add it"):

@@ -18,7 +18,12 @@ from statistics import fmean
 import numpy as np
 
 from fedbench.metrics.metric import Array, Metric
-from fedbench.results.intervals import Interval, interval_of, percentile_interval
+from fedbench.results.intervals import (
+    Interval,
+    interval_of,
+    normal_quantile,
+    percentile_interval,
+)
 from fedbench.results.proportions import Tango, are_shares, interval_of_share, mcnemar_exact
 from fedbench.results.resampling import (
     DRAWS,
@@ -47,6 +52,8 @@ class Contrast:
     """Bootstrap draws of the value, for `combine_strata`; empty where nothing was scored."""
     bounds: tuple[float, float] = (-math.inf, math.inf)
     """The range in which the value can lie."""
+    num_units: int | None = None
+    """Items (clusters) that it was taken on; None where these are many."""
 
 
 def contrast(
@@ -83,7 +90,8 @@ def contrast(
     # Of one item alone there is a value, and nothing to resample.
     sums = np.concatenate([statistics.sum(axis=0) for _, _, statistics in terms])
     value = float(combined(terms, sums))
-    return Contrast(value, interval, p_value, resampled.widened(), resampled.bounds)
+    num_units = _num_units(terms[0][2], clusters)
+    return Contrast(value, interval, p_value, resampled.widened(), resampled.bounds, num_units)
 
 
 def joint_bootstrap(
@@ -191,14 +199,20 @@ def combine_strata(
 def mean_over_strata(contrasts: Sequence[Contrast], confidence: float = 0.95) -> Contrast:
     """The mean of contrasts over several test sets.
 
-    `combine_strata`, but for two things. The p-value is a normal approximation, as in
-    `JointDraws.contrast`. Where no draw of any set differs, or a set is a single item, the interval
-    has the means of the sets' own ends, which bound what was never seen.
+    `combine_strata`, but for three things. The p-value is a normal approximation, as in
+    `JointDraws.contrast`. Where sets are small, the interval is as much wider as Student's t is
+    than the normal distribution at the degrees of freedom of Satterthwaite (1946). Where no draw of
+    any set differs, or a set is a single item, it has the means of the sets' own ends, which bound
+    what was never seen.
     """
     total = combine_strata(contrasts, confidence=confidence)
     least, most = (fmean(ends) for ends in zip(*(part.bounds for part in contrasts), strict=True))
+    low, high, value = total.interval.low, total.interval.high, total.value
+    wider = _wider(contrasts, confidence)
     interval = replace(
-        total.interval, low=max(total.interval.low, least), high=min(total.interval.high, most)
+        total.interval,
+        low=max(value - (value - low) * wider, least),
+        high=min(value + (high - value) * wider, most),
     )
     if not interval.low < interval.high:
         parts = [part.interval for part in contrasts]
@@ -208,7 +222,29 @@ def mean_over_strata(contrasts: Sequence[Contrast], confidence: float = 0.95) ->
             stderr=fmean(part.stderr for part in parts),
             method="mean-of-ends",
         )
-    return replace(total, interval=interval, p_value=_normal_p(total.value, interval.stderr))
+    p_value = _normal_p(total.value, wider * interval.stderr)
+    return replace(total, interval=interval, p_value=p_value)
+
+
+def _wider(contrasts: Sequence[Contrast], confidence: float) -> float:
+    """Quantile of Student's t over that of the normal distribution, for errors that are estimated.
+
+    The variance of a sum over strata has (sum v)^2 / sum(v^2 / (n - 1)) degrees of freedom
+    (Satterthwaite 1946, https://doi.org/10.2307/3002019); a stratum in which nothing varies adds
+    none.
+    """
+    from scipy.special import stdtrit
+
+    variances = [float(np.var(part.draws)) if len(part.draws) else 0.0 for part in contrasts]
+    squares = math.fsum(
+        variance**2 / (part.num_units - 1)
+        for variance, part in zip(variances, contrasts, strict=True)
+        if part.num_units is not None and part.num_units > 1
+    )
+    if squares == 0:
+        return 1.0
+    freedom = math.fsum(variances) ** 2 / squares
+    return float(stdtrit(freedom, (1 + confidence) / 2)) / normal_quantile(confidence)
 
 
 def _num_units(statistics: Array, clusters: Sequence[str] | None) -> int:

@@ -5,8 +5,9 @@ of a task) and take the clients and the trained models as given. Which is given 
 
 ===========================  =================================================================
 mean over clients, gains     percentiles of the bootstrap, each client resampled by itself and its
-                             draws widened by sqrt(n / (n - 1)); with a client of one row the means
-                             of the clients' own ends
+                             draws widened by sqrt(n / (n - 1)), their ends as Student's t is
+                             (`mean_over_strata`); with a client of one row the means of the
+                             clients' own ends
 worst client, 10th           the same function of the clients' own ends, at a level at which all
 percentile                   of them hold together (Šidák)
 sd, Jain's index             Q-profile, which takes the noise in the clients' scores off their

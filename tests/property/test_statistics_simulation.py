@@ -8,7 +8,7 @@ import pytest
 from fedbench.metrics import METRICS, Metric
 from fedbench.metrics.metric import Array
 from fedbench.results.clustered_shares import interval_of_clustered_share
-from fedbench.results.contrasts import joint_bootstrap
+from fedbench.results.contrasts import joint_bootstrap, mean_over_strata
 from fedbench.results.ranking import PairTest, places
 from fedbench.results.seeds import over_seeds
 from fedbench.results.statistics import (
@@ -164,6 +164,18 @@ def test_a_contrast_of_means_covers() -> None:
         interval = contrast([(1, RATING, a), (-0.5, RATING, b), (-0.5, RATING, c)], draws=1000)
         covered += interval.interval.low <= 0 <= interval.interval.high
     assert 0.91 <= covered / 300 <= 0.985
+
+
+@pytest.mark.parametrize(("clients", "rows"), [(10, 3), (5, 5), (20, 2)])
+def test_means_over_clients_of_few_rows_cover(clients: int, rows: int) -> None:
+    generator = np.random.default_rng(0)
+    covered = 0
+    for _ in range(400):
+        right = (generator.random((clients, rows)) < 0.7).astype(float)
+        scores = [contrast([(1, ACCURACY, values(own))], draws=1000) for own in right]
+        interval = mean_over_strata(scores).interval
+        covered += interval.low <= 0.7 <= interval.high
+    assert covered / 400 >= 0.95 - 2 * math.sqrt(0.95 * 0.05 / 400)
 
 
 def _clustered_coverage(clusters: int, repetitions: int, metric: Metric) -> float:

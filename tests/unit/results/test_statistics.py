@@ -9,6 +9,7 @@ import pytest
 
 from fedbench.metrics import METRICS, Metric
 from fedbench.metrics.metric import Array, Sample
+from fedbench.results.contrasts import mean_over_strata
 from fedbench.results.statistics import (
     combine_strata,
     contrast,
@@ -230,6 +231,22 @@ def test_strata_of_equal_items_are_still_drawn_independently() -> None:
     one = contrast([(1, RATING, ratings)])
     two = combine_strata([one, one])
     assert two.interval.stderr == pytest.approx(one.interval.stderr / math.sqrt(2), rel=0.05)
+
+
+def test_means_over_small_sets_are_as_wide_as_students_t() -> None:
+    three = [contrast([(1, RATING, values(np.array([1.0, 2.0, 4.0])))]) for _ in range(3)]
+    plain, found = combine_strata(three).interval, mean_over_strata(three).interval
+    # Three sets of equal variance with 3 - 1 degrees of freedom each have 6: 2.447 for 1.960.
+    assert found.high - found.low == pytest.approx((plain.high - plain.low) * 2.446912 / 1.959964)
+    assert found.stderr == plain.stderr
+
+
+def test_a_set_in_which_nothing_varies_adds_no_degrees_of_freedom() -> None:
+    sets = [[4.0, 5.0, 6.0], [5.0, 5.0, 5.0]]
+    two = [contrast([(1, RATING, values(np.array(own)))]) for own in sets]
+    plain, found = combine_strata(two).interval, mean_over_strata(two).interval
+    # Student's t with 2 degrees of freedom: 4.303.
+    assert found.high - found.low == pytest.approx((plain.high - plain.low) * 4.302653 / 1.959964)
 
 
 def test_a_stratum_without_a_score_leaves_the_average_without_one() -> None:

@@ -115,7 +115,7 @@ def _known_keys(kind: type[BaseModel]) -> set[str]:
     keys: set[str] = set()
     for name, field in kind.model_fields.items():
         keys.add(name)
-        for inner in _models_within(field.annotation):
+        for inner in models_within(field.annotation):
             keys |= _known_keys(inner)
     return keys
 
@@ -127,7 +127,7 @@ def _choices(kind: type[BaseModel]) -> set[tuple[Any, Any]]:
     """
     pairs: set[tuple[Any, Any]] = set()
     for name, field in kind.model_fields.items():
-        for inner in _models_within(field.annotation):
+        for inner in models_within(field.annotation):
             pairs |= _choices(inner)
             if isinstance(field.discriminator, str):
                 tag = inner.model_fields[field.discriminator].annotation
@@ -135,10 +135,11 @@ def _choices(kind: type[BaseModel]) -> set[tuple[Any, Any]]:
     return pairs
 
 
-def _models_within(annotation: Any) -> list[type[BaseModel]]:
+def models_within(annotation: Any) -> list[type[BaseModel]]:
+    """The models that a field of this type may hold."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [model for part in get_args(annotation) for model in _models_within(part)]
+    return [model for part in get_args(annotation) for model in models_within(part)]
 
 
 def refuse_infinite(value: Any, place: str = "") -> None:

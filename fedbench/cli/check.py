@@ -272,6 +272,11 @@ def _record_noise(
             f"{candidate} holds scores, which are compared as they are; --tasks, --base-model and "
             "--server are of a checkpoint"
         )
+    elif candidate.resolve() == baseline.resolve():
+        raise click.UsageError(
+            f"{candidate} is the baseline itself, which differs from itself in nothing; give the "
+            "checkpoint, or a second scoring of it"
+        )
     else:
         second = candidate
     records = measure_noise(baseline, second)

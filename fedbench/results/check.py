@@ -38,6 +38,7 @@ from fedbench.results.margins import Margins, load_margins, refuse_open, refuse_
 from fedbench.results.noise import floors_of, read_noise
 from fedbench.results.pairing import ScorePair, pair_scores, why_missing
 from fedbench.results.record import SCHEMA, Record
+from fedbench.results.seed_means import METHOD as SEEDS_AND_ITEMS
 from fedbench.results.seed_means import SeedMean, mean_differences
 from fedbench.results.statistics import Difference, holm, items_to_settle
 
@@ -77,7 +78,7 @@ class CheckRecord(Record):
     smallest_detectable: float | None = None
     items_needed: int | None = None
     """Where inconclusive: items that would settle it with probability 0.8, if the difference is
-    as observed; None where no number would."""
+    as observed; None where no number would, and of a mean over seeds."""
     num_better: int | None = None
     """Items on which the candidate is better; None where items have no values of their own."""
     num_worse: int | None = None
@@ -257,7 +258,9 @@ def _judged(blank: CheckRecord, test: Difference, adjusted: float, num_tests: in
         note = f"beyond the margin by itself, not among {num_tests} comparisons (Holm)"
     elif math.isnan(test.stderr):
         note = "no standard error was recorded"
-    needed = items_to_settle(test.delta, test.stderr, test.num_items, margin, confidence)
+    needed = None
+    if test.method != SEEDS_AND_ITEMS:  # what training adds does not shrink with the items
+        needed = items_to_settle(test.delta, test.stderr, test.num_items, margin, confidence)
     record = _filled(blank, test, "inconclusive", note)
     return record.model_copy(update={"items_needed": needed})
 

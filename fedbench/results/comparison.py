@@ -138,6 +138,8 @@ def _ranked(
             test = between.get((own.model, own.task_key, own.metric, *names))
             if test is not None:
                 tests[names] = test
+    if not scored:
+        return [row for _, row in rows]  # a score that nothing else has is first of nothing
     scorers = [first, *(row.result_b for _, row in scored)]
     ranks = {place.model: str(place) for place in places(scorers, tests, confidence)}
     return [row.model_copy(update={"ranks": ranks}) for _, row in rows]

@@ -114,9 +114,8 @@ def _plain(stem: str) -> str:
 def _chosen(table: SampleTable, answers: Sequence[Answers], most: int) -> list[int]:
     """Positions of the items that are shown, in their order: the disputed ones before others."""
     positions = range(len(table.item_ids))
-    disputed = [n for n in positions if len({str(own.extracted[n]) for own in answers}) > 1]
-    agreed = [n for n in positions if n not in set(disputed)]
-    return sorted([*disputed, *agreed][:most])
+    is_disputed = [len({str(own.extracted[n]) for own in answers}) > 1 for n in positions]
+    return sorted(sorted(positions, key=lambda n: not is_disputed[n])[:most])
 
 
 def _prompts(table: SampleTable, mirror: str | None) -> tuple[dict[str, str], str]:

@@ -73,7 +73,10 @@ def measure_noise(first: Path, second: Path, confidence: float = 0.95) -> list[N
         if found is not None:
             records.append(_record(pair, found, confidence))
     if not records:
-        raise RecordError(f"{first} and {second}: have no score in common; score the same tasks")
+        raise RecordError(
+            f"{first} and {second}: have no score in common; score the same checkpoint on the same "
+            "tasks"
+        )
     return records
 
 

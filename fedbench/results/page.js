@@ -26,7 +26,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
     if (cell.classList.contains("missing")) return null;
     const text = (cell.dataset.sort ?? cell.textContent).trim().replaceAll("−", "-").replaceAll(",", "");
     const value = parseFloat(text);
-    return text === "" || text === "—" ? null : Number.isNaN(value) ? text : value;
+    return text === "" || text.startsWith("—") ? null : Number.isNaN(value) ? text : value;
   };
   const compare = (a, b) => typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b));
   heads.forEach((head, n) => {

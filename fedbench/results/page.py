@@ -174,7 +174,8 @@ class _HtmlRow:
     cells: Sequence[_HtmlCell]
     ranks: Sequence[tuple[float | str, str]] = ()
     """By what to sort, and the text."""
-    plain: Sequence[str] = ()
+    plain: Sequence[tuple[float | None, str]] = ()
+    """Likewise; None: by the number that the text begins with."""
 
 
 @dataclass(frozen=True)
@@ -205,7 +206,7 @@ def _html_view(table: Table, view: View) -> _HtmlView:
                 row.kind in FEDERATED,
                 [_html_cell(table, row, column, ranges[column]) for column in view.columns],
                 _ranks(table, row)[:ranked],
-                texts[first + len(view.columns) :],
+                list(zip(_plain(table, row), texts[first + len(view.columns) :], strict=True)),
             )
         )
     return _HtmlView(
@@ -220,6 +221,13 @@ def _ranks(table: Table, row: Row) -> list[tuple[float | str, str]]:
         (rank.first if rank else "", wording.rank_text(table, row)),
         (round(mean.value, 3) if mean else "", wording.mean_rank_text(table, row)),
     ]
+
+
+def _plain(table: Table, row: Row) -> list[float | None]:
+    """By what the columns after the scores are sorted: 2 GB are more than 10 MB."""
+    sent = row.bytes_communicated[1] if row.bytes_communicated else None
+    dearest = max((spent.epsilon for spent in row.privacy), default=None)
+    return [None, sent, *([dearest] if table.privacy_levels else []), None, None]
 
 
 @dataclass(frozen=True)
@@ -295,7 +303,8 @@ def _client_table(table: Table) -> tuple[list[str], list[list[str]]]:
     held = _clients_held(table.runs)
     rows = []
     for score in table.clients:
-        facts = held.get((score.seed, score.client), {})
+        run_hash = next(iter(score.records.values())).run_hash
+        facts = held.get((run_hash, score.seed, score.client), {})
         rows.append(
             [
                 score.method,
@@ -320,10 +329,14 @@ def _client_text(score: ClientScore, column: Column) -> str:
     return wording.cell_text(Cell(record.value, record.ci_low, record.ci_high), column)
 
 
-def _clients_held(runs: Iterable[RunRecord]) -> dict[tuple[int | None, int], Mapping[str, Any]]:
-    """Facts of each client's data by seed and client."""
-    held: dict[tuple[int | None, int], Mapping[str, Any]] = {}
+def _clients_held(
+    runs: Iterable[RunRecord],
+) -> dict[tuple[str, int | None, int], Mapping[str, Any]]:
+    """Facts of each client's data by configuration, seed and client: every split has a client 0."""
+    held: dict[tuple[str, int | None, int], Mapping[str, Any]] = {}
     for run in runs:
         for seed, clients in (run.facts.get("clients") or {}).items():
-            held |= {(int(seed), number): facts for number, facts in enumerate(clients)}
+            held |= {
+                (run.run_hash, int(seed), number): facts for number, facts in enumerate(clients)
+            }
     return held

@@ -122,7 +122,10 @@ def _tex_view(table: Table, view: View) -> str:
 
 def _tex_name(label: str) -> str:
     name, setting = split_name(label)
-    return _tex(join_name(_PRINTED.get(name, name), setting))
+    addition = _ADDITION.search(name)
+    method = name.removesuffix(addition[0]) if addition else name
+    printed = _PRINTED.get(method, method) + (addition[0] if addition else "")
+    return _tex(join_name(printed, setting))
 
 
 def _best(table: Table, column: Column) -> float | None:
@@ -262,6 +265,8 @@ _MARKDOWN = (
 )  # fmt: skip
 _LETTER = re.compile(r" \((\w)\)$")
 """Of a source, behind a published number."""
+_ADDITION = re.compile(r"(, mean (local|client))?( \([^()]*\))?$")
+"""To a method's name: of whose models a row is the mean, and by which rule they were chosen."""
 _TEX_GROUPS: tuple[tuple[ModelKind, ...], ...] = (
     ("reference", "base"), ("local", "central"), FEDERATED,
 )  # fmt: skip
@@ -272,6 +277,7 @@ _PRINTED = {
     "fedyogi": "FedYogi", "fedadam": "FedAdam", "feddyn": "FedDyn", "fedit": "FedIT",
     "ffa_lora": "FFA-LoRA", "flora": "FLoRA", "flexlora": "FlexLoRA", "fedex_lora": "FedEx-LoRA",
     "fedsa_lora": "FedSA-LoRA", "rolora": "RoLoRA", "krum": "Krum", "median": "Median",
+    "trimmed_mean": "Trimmed mean",
 }  # fmt: skip
 """As the methods' papers print them."""
 _TEX = {

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fedbench.results.record import PrivacyRecord, RunRecord
+from fedbench.schema import with_defaults
 
 FACTS = {
     "data": "Private data",
@@ -71,7 +72,10 @@ def fact_text(fact: Any) -> str:
 
 
 def _config_facts(config: Mapping[str, Any]) -> dict[str, str]:
-    """What can be read off a resolved run file."""
+    """What can be read off a resolved run file; an earlier version wrote fewer keys."""
+    from fedbench.config import RunConfig
+
+    config = {k: v for k, v in with_defaults(RunConfig, config).items() if k in config}
     facts = {}
     model, data = config.get("model") or {}, config.get("data") or {}
     if model.get("pretrain"):
@@ -112,5 +116,5 @@ def _config_facts(config: Mapping[str, Any]) -> dict[str, str]:
 
 def _own_rates(config: Mapping[str, Any]) -> Iterator[str]:
     for method in config.get("methods") or []:
-        if method.get("learning_rate"):
-            yield f", {method['name']} {method['learning_rate']:g}"
+        if isinstance(method, Mapping) and method.get("learning_rate"):
+            yield f", {method.get('name') or method.get('algorithm')} {method['learning_rate']:g}"

@@ -15,7 +15,7 @@ from fedbench.results.differences import answers_of
 from fedbench.results.pairing import ScorePair
 from fedbench.results.samples import Results
 from fedbench.results.seeds import OverSeeds, over_seeds
-from fedbench.results.statistics import Difference, smallest_detectable
+from fedbench.results.statistics import POWER, Difference
 
 METHOD = "seeds-and-items-t"
 """As in `Interval.method`: Student's t for new seeds and new items."""
@@ -46,7 +46,7 @@ class SeedMean:
             stderr=found.stderr,
             method=METHOD,
             p_value=found.p_value,
-            smallest_detectable=smallest_detectable(found.stderr, confidence),
+            smallest_detectable=found.smallest_detectable(confidence, POWER),
             num_items=self.num_items,
             p_regressed=found.p_below(-margin),
         )

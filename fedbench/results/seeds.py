@@ -49,6 +49,15 @@ class OverSeeds:
         both = _p_value(abs(self.value - threshold), self.parts)
         return both / 2 if self.value < threshold else 1 - both / 2
 
+    def smallest_detectable(self, confidence: float, power: float) -> float:
+        """The true value that is told from 0 with about the given power; of two or more seeds.
+
+        The half width of the interval, and the distance that the value keeps from its truth with
+        that probability, both with Student's t: with normal quantiles three seeds would find it
+        in one case of three.
+        """
+        return _half_width(self.parts, 1 - confidence) + _half_width(self.parts, 2 * (1 - power))
+
 
 def over_seeds(joint: JointDraws, seeds: Sequence[Terms], confidence: float = 0.95) -> OverSeeds:
     """The mean over seeds with its variance within and between.

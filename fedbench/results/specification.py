@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from fedbench import resources
 from fedbench.errors import ConfigError, RecordError
@@ -20,7 +20,7 @@ from fedbench.metrics import find_metric, get_metric
 from fedbench.results.published import PUBLISHED_FILE
 from fedbench.results.record import RunRecord, ScoreRecord, scores_file
 from fedbench.results.samples import Results, read_results
-from fedbench.schema import Part, read_yaml, validated
+from fedbench.schema import Part, models_within, read_yaml, validated
 
 SPEC_FILE = "leaderboard.yaml"
 SCORES_FILE = "scores.jsonl"
@@ -59,7 +59,17 @@ class LeaderboardSpec(Part):
                 get_metric(metric)
             except ConfigError as error:
                 raise ValueError(f"metrics: {error}") from error
+        for field in ("tasks", "metrics", "seeds"):
+            listed = getattr(self, field)
+            twice = next((entry for entry in listed if listed.count(entry) > 1), None)
+            if twice is not None:
+                raise ValueError(f"{field} has {twice!r} twice; list it once")
+        for key in self.protocol:
+            if (wrong := _unknown_key(key)) is not None:
+                raise ValueError(f"protocol names {key!r}, which no run file has{wrong}")
         for name, tasks in self.averages.items():
+            if name in self.tasks:
+                raise ValueError(f"averages.{name} has the name of a task; call it otherwise")
             if not tasks:
                 raise ValueError(f"averages.{name} is empty; list its tasks")
             for task in tasks:
@@ -177,6 +187,21 @@ def spec_for(run: RunRecord | None, scores: Sequence[ScoreRecord]) -> Leaderboar
         averages={f"Avg:{len(plain)}": plain} if len(plain) > 1 else {},
         seeds=tuple(config.get("seeds") or found),
     )
+
+
+def _unknown_key(key: str) -> str | None:
+    """None for a key of the run file, such as ``federation.rounds``; else what may be meant."""
+    from fedbench.config import RunConfig
+
+    parts: list[type[BaseModel]] = [RunConfig]
+    for name in key.split("."):
+        if not parts:
+            return None  # within what may hold any key, such as the rule of a partition
+        fields = [part.model_fields[name] for part in parts if name in part.model_fields]
+        if not fields:
+            return _nearest(name, [known for part in parts for known in part.model_fields])
+        parts = [part for field in fields for part in models_within(field.annotation)]
+    return None
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:

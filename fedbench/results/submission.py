@@ -16,7 +16,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fedbench.errors import FedbenchError, RecordError
+from pydantic import ValidationError
+
+from fedbench.errors import ConfigError, FedbenchError, RecordError
 from fedbench.evaluation.catalogue import load_tasks
 from fedbench.evaluation.task import Task
 from fedbench.metrics import find_metric
@@ -26,13 +28,15 @@ from fedbench.results.record import (
     ModelId,
     RunRecord,
     ScoreRecord,
+    scores_file,
     write_atomically,
     write_run,
     write_scores,
 )
 from fedbench.results.samples import Answers, Results, SampleTable, read_results, write_samples
-from fedbench.results.specification import LeaderboardSpec, read_leaderboard
+from fedbench.results.specification import SPEC_FILE, LeaderboardSpec, read_leaderboard
 from fedbench.results.statistics import score_interval
+from fedbench.schema import with_defaults
 
 AGREEMENT = 1e-6
 """How far a recorded score may be from what its items give: rounding, and no more."""
@@ -59,8 +63,13 @@ def add(directory: Path, submission: Path) -> Path:
 
     Raises:
         RecordError: the run breaks rules; the message names each.
-        ConfigError: the leaderboard's own specification is wrong.
+        ConfigError: the leaderboard's own specification is wrong, or the directory is of one run.
     """
+    if scores_file(directory).is_file():
+        raise ConfigError(
+            f"{directory}: holds the scores of one run, and takes no others; make a directory with "
+            f"{SPEC_FILE} and add both runs to it"
+        )
     spec, results = read_leaderboard(directory, may_be_empty=True)
     run = read_results(submission)
     wrong = problems(spec, results, run, submission)
@@ -118,14 +127,19 @@ def _of_run(
         )
     held = next((r.run for r in results if r.run is not None and r.run.run == record.run), None)
     if held is not None:
-        same = "it is there already" if held.run_hash == record.run_hash else "rename this one"
-        yield f"a run named {record.run} is in the leaderboard; {same}"
+        hint = "give this one another name, as run in its run.json"
+        if held.run_hash == record.run_hash:
+            hint = "it is there already"
+        yield f"a run named {record.run} is in the leaderboard; {hint}"
     hashes = {score.run_hash for score in scores} - {record.run_hash}
     if hashes:
         yield (
             f"scores.jsonl holds scores of configuration {', '.join(sorted(hashes))}, but run.json "
             f"is of {record.run_hash}; score the run again"
         )
+    if flaw := _flaw_of_config(record.config or {}):
+        yield f"config in run.json is of no run: {flaw}; submit run.json as the run wrote it"
+        return
     if spec.protocol and not record.config:
         yield "run.json holds no configuration to hold against the protocol; submit a run directory"
         return
@@ -133,6 +147,22 @@ def _of_run(
         given = _looked_up(record.config or {}, key)
         if given != wanted:
             yield f"{key} is {given!r}, and the protocol wants {wanted!r}"
+
+
+def _flaw_of_config(config: Mapping[str, Any]) -> str:
+    """Where a configuration has not the shape of a run file; empty where it has.
+
+    Keys that another version had or lacked are let be, and so is what only its rules allowed.
+    """
+    from fedbench.config import RunConfig
+
+    try:
+        RunConfig.model_validate(with_defaults(RunConfig, config))
+    except ValidationError as error:
+        for wrong in error.errors():
+            if wrong["type"].endswith(("_type", "_parsing")) and wrong["input"] is not None:
+                return f"{'.'.join(map(str, wrong['loc']))}: {wrong['msg']}"
+    return ""
 
 
 def _looked_up(config: Mapping[str, Any], key: str) -> Any:

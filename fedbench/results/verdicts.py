@@ -55,7 +55,7 @@ def why(record: CheckRecord) -> str:
     if record.note and record.note.startswith("identical answers"):
         return record.note
     if record.verdict == "regressed":
-        end = number(abs(record.ci_high or 0.0), record.metric)
+        end = _end(record.ci_high, record).removeprefix("-")
         return f"worse by at least {end}{unit} ({level}), and {margin} are tolerated"
     if record.verdict == "ok":
         low = record.ci_low or 0.0
@@ -64,8 +64,21 @@ def why(record: CheckRecord) -> str:
         return f"worse by at most {number(-low, record.metric)}{unit} ({level}), within {margin}"
     if record.note:
         return record.note
-    ends = f"{change(record.ci_low, record.metric)} to {change(record.ci_high, record.metric)}"
+    ends = " to ".join(_end(end, record) for end in (record.ci_low, record.ci_high))
     return f"anything from {ends}{unit} is possible ({level}), and the margin is {margin}"
+
+
+def _end(value: float | None, record: CheckRecord) -> str:
+    """An end of an interval, with more digits where rounding would put it on the margin."""
+    if value is None:
+        return change(value, record.metric)
+    scale, kind, digits = (100, "f", 1) if in_points(record.metric) else (1, "g", 3)
+    for more in range(4):
+        form = f"+.{digits + more}{kind}"
+        text = format(scale * value, form)
+        if value == -record.margin or text != format(-scale * record.margin, form):
+            return text
+    return change(value, record.metric)
 
 
 def remarks(record: CheckRecord) -> list[str]:

@@ -371,6 +371,9 @@ def test_seeds_are_judged_one_by_one_or_as_one_method(tmp_path: Path) -> None:
     # Seeds differ by -15, 0 and -7.5 points: three tell little of the next one.
     assert (mean.verdict, mean.model) == ("inconclusive", "fedavg, mean of 3 seeds")
     assert (mean.delta, mean.ci_method) == (pytest.approx(-0.075), "seeds-and-items-t")
+    assert mean.items_needed is None  # no number of items makes three seeds of one mind
+    assert mean.smallest_detectable is not None
+    assert mean.smallest_detectable > ((mean.ci_high or 0) - (mean.ci_low or 0)) / 2
     assert mean.value == pytest.approx(0.7)
 
 

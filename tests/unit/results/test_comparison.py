@@ -216,6 +216,15 @@ def test_a_score_that_occurs_twice_is_refused(tmp_path: Path) -> None:
         compare(tmp_path, tmp_path)
 
 
+def test_a_score_that_the_first_result_alone_has_is_not_ranked(tmp_path: Path) -> None:
+    fpb, tfns = table("y" * 60 + "n" * 40), table("y" * 60 + "n" * 40, task="tfns")
+    a = write(tmp_path / "a", fpb, tfns)
+    b, c = (write(tmp_path / name, fpb) for name in "bc")
+    ranks = {(row.task, row.metric): row.ranks for row in compare(a, b, c)}
+    assert ranks["fpb", "accuracy"] == dict.fromkeys(map(str, (a, b, c)), "1–3")
+    assert ranks["tfns", "accuracy"] is None
+
+
 def test_a_place_without_results_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match="does not exist"):
         compare(tmp_path / "nowhere", tmp_path)

@@ -1,5 +1,6 @@
 """Mean ranks over tasks; ranks with ties; seeds as their own level; small sets; effects."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
 
@@ -138,6 +139,20 @@ def test_the_p_of_a_mean_over_seeds_is_where_its_interval_reaches_0() -> None:
     p_value = over_seeds(joint, terms).p_value
     found = over_seeds(joint, terms, confidence=1 - p_value)
     assert min(abs(found.low), abs(found.high)) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_what_three_seeds_can_tell_is_found_with_power_0_8() -> None:
+    found = over_seeds(
+        joint_bootstrap(RATING, _seeds(0.3, 0.5, size=3)), [[(1.0, n)] for n in range(3)]
+    )
+    alone = dataclasses.replace(found, parts=[(0.0, 399), (1.0, 2)])  # of training only
+    detectable = alone.smallest_detectable(0.95, 0.8)
+    assert detectable == pytest.approx(4.303 + 1.061, abs=1e-3)  # Student's t, 2 degrees
+    # A mean of error 1 around it, against an error that is estimated from three seeds.
+    generator = np.random.default_rng(0)
+    errors = np.sqrt(generator.chisquare(2, 20_000) / 2)
+    told = np.abs(generator.normal(detectable, 1.0, 20_000)) > 4.303 * errors
+    assert told.mean() == pytest.approx(0.8, abs=0.05)
 
 
 def test_one_seed_has_the_interval_of_its_items() -> None:

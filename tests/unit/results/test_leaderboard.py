@@ -256,6 +256,14 @@ def test_a_run_alone_gets_a_specification_of_everything_it_scored() -> None:
         ("tasks: [fpb]\nmetrics: [accuracy]\naverages: {Avg: [fbp]}", "averages.Avg names 'fbp'"),
         ("tasks: [fpb]\nmetrics: [accuracy]\nsort_by: fbp", "sort_by is 'fbp'"),
         ("tasks: [fpb", "is not valid YAML"),
+        ("tasks: [fpb, fpb]\nmetrics: [accuracy]", "tasks has 'fpb' twice"),
+        ("tasks: [fpb]\nmetrics: [accuracy, accuracy]", "metrics has 'accuracy' twice"),
+        ("tasks: [fpb]\nmetrics: [accuracy]\nseeds: [0, 0]", "seeds has 0 twice"),
+        ("tasks: [fpb]\nmetrics: [accuracy]\naverages: {fpb: [fpb]}", "the name of a task"),
+        (
+            "tasks: [fpb]\nmetrics: [accuracy]\nprotocol: {federation.round: 4}",
+            "protocol names 'federation.round', which no run file has; did you mean 'rounds'?",
+        ),
     ],
 )
 def test_a_wrong_specification_is_refused_by_file_and_field(

@@ -73,6 +73,27 @@ def test_every_rendering_shows_an_incomplete_row_as_such() -> None:
     assert row["note"] == "incomplete: tfns"
 
 
+def test_a_paper_has_the_methods_under_the_names_of_their_papers() -> None:
+    models = {model("fedsa_lora", "client", 0, model_client=n, round=4): 0.7 for n in range(2)}
+    models |= {
+        model("trimmed_mean", "global", 0, round=4): 0.8,
+        model("own_rule", "global", 0, round=4): 0.6,
+    }
+    models |= {model("fedavg", "global", 0, round=3): 0.7, model("fedavg", "global", 1): 0.8}
+    made = results(models)
+    rules = {3: "last", None: "best"}
+    scores = [
+        s.model_copy(update={"selected_by": rules[s.round]}) if s.method == "fedavg" else s
+        for s in made.scores
+    ]
+    made = Results(made.path, made.run, scores, made.samples)
+    names = re.findall(
+        r"^(.*?) & ", render_latex(build(spec_for(made.run, made.scores), [made])), re.M
+    )
+    assert {"FedSA-LoRA, mean client", "Trimmed mean", r"own\_rule"} <= set(names)
+    assert {"FedAvg (last)", "FedAvg (best)"} <= set(names)
+
+
 def test_a_name_with_markup_is_escaped_everywhere() -> None:
     odd = "<script>alert(1)</script>|x"
     made = results(
@@ -193,6 +214,22 @@ def test_what_was_not_recorded_is_a_dash_with_the_reason() -> None:
     assert facts["Training rows dropped"] == "fpb: 2, tfns: 1,040"
 
 
+@pytest.mark.parametrize(
+    ("config", "label", "text"),
+    [
+        ({"federation": {"num_clients": 6}}, "Federation", "6 clients, 6 in each of "),
+        ({"local": {}, "methods": ["fedavg"]}, "Budgets", " samples per client and round "),
+        ({"model": {"name": "tiny", "lora": {}}}, "Model", "tiny at revision not pinned; LoRA"),
+    ],
+)
+def test_keys_that_a_recorded_configuration_lacks_have_their_defaults(
+    config: dict[str, object], label: str, text: str
+) -> None:
+    made = results(federation(), config=config)
+    assert made.run is not None
+    assert text in dict(run_facts(made.run))[label]
+
+
 def test_the_page_says_what_each_client_held() -> None:
     held = {"num_train": 160, "num_validation": 20, "num_test": 20, "labels": {"positive": 112}}
     html = render_html(demo(facts={"clients": {"0": [held] * 3}}))
@@ -205,6 +242,27 @@ def test_a_page_of_scores_without_a_run_record_can_be_made() -> None:
     table = build(spec_for(None, made.scores), [Results(made.path, None, made.scores, {})])
     assert "no run.json beside the scores" in render_html(table)
     assert "base" in render_markdown(table)
+
+
+def test_what_was_sent_sorts_by_bytes_and_not_by_the_digits_of_its_unit() -> None:
+    made = results(federation())
+    sent = {"fedavg": 2_000_000_000, "fedprox": 12_500_000}
+    scores = [
+        s.model_copy(update={"bytes_communicated": sent[s.method]}) if s.method in sent else s
+        for s in made.scores
+    ]
+    made = Results(made.path, made.run, scores, made.samples)
+    html = render_html(build(spec_for(made.run, made.scores), [made]))
+    assert '<td data-sort="2000000000">2 GB</td>' in html
+    assert '<td data-sort="12500000">12.5 MB</td>' in html
+
+
+def test_every_link_within_the_page_leads_somewhere() -> None:
+    empty = build(LeaderboardSpec(name="made", tasks=("fpb",), metrics=("accuracy",)), [])
+    for table in (demo(), empty):
+        html = render_html(table)
+        targets = set(re.findall(r'href="#([^"]*)"', html))
+        assert targets <= set(re.findall(r' id="([^"]*)"', html))
 
 
 def test_rows_as_json_hold_plain_numbers() -> None:

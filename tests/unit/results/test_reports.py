@@ -53,6 +53,18 @@ ALL = [record(verdict) for verdict in ("ok", "regressed", "inconclusive", "missi
             "anything from -2.0 to +1.0 points is possible (95 %), and the margin is 1.0 points",
         ),
         (
+            record("inconclusive", ci_low=-0.01004, ci_high=0.024),
+            "anything from -1.004 to +2.4 points is possible (95 %), and the margin is 1.0 points",
+        ),
+        (
+            record("regressed", ci_low=-0.04, ci_high=-0.0102),
+            "worse by at least 1.02 points (95 %), and 1.0 points are tolerated",
+        ),
+        (
+            record("inconclusive", ci_low=-0.02, ci_high=-0.01),
+            "anything from -2.0 to -1.0 points is possible (95 %), and the margin is 1.0 points",
+        ),
+        (
             record("ok", ci_low=-0.0001, ci_high=0.01, margin=0.0003),
             "worse by at most 0.0 points (95 %), within 0.03 points",
         ),
@@ -179,6 +191,15 @@ def test_update_baseline_shows_what_changes_and_then_the_check_passes(
     line = next(line for line in shown.out.splitlines() if "fpb accuracy" in line)
     assert line.split()[-3:] == ["80.0", "75.0", "changed"]
     assert run(monkeypatch, "check", b, "--baseline", file) == 0
+
+
+def test_a_baseline_is_no_second_scoring_of_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a = write(tmp_path / "a", table(RIGHT_800))
+    assert run(monkeypatch, "check", a, "--baseline", a, "--record-noise") == 2
+    assert "is the baseline itself" in capsys.readouterr().err
+    assert not (a / "noise.jsonl").exists()
 
 
 def test_recorded_noise_is_used_by_the_next_check(

@@ -11,6 +11,7 @@ from making import federation, results
 
 from fedbench.errors import RecordError
 from fedbench.results.leaderboard import build
+from fedbench.results.page import render_html
 from fedbench.results.page_data import as_script, filter_choices, page_data
 from fedbench.results.samples import Results
 from fedbench.results.settings import describe_model, describe_partition
@@ -74,6 +75,24 @@ def test_two_runs_of_one_setting_that_contradict_each_other_are_refused() -> Non
     scores = [s.model_copy(update={"value": 0.1, "run": "b"}) for s in other.scores]
     with pytest.raises(RecordError, match="both hold"):
         build(spec(), [one, dataclasses.replace(other, scores=scores)])
+
+
+def test_the_page_says_what_a_client_held_in_its_own_split() -> None:
+    def holding(made: Results, run_hash: str, rows: int) -> Results:
+        assert made.run is not None
+        held = {"clients": {"0": [{"num_train": rows + n} for n in range(3)]}}
+        about = made.run.model_copy(update={"run_hash": run_hash, "facts": held})
+        scores = [score.model_copy(update={"run_hash": run_hash}) for score in made.scores]
+        return dataclasses.replace(made, run=about, scores=scores)
+
+    federated = {"num_clients": 3, "rounds": 4}
+    even = holding(run("a", data=split(EVEN), federation=federated), "even", 400)
+    skewed = holding(run("b", data=split(SKEWED), federation=federated), "skewed", 70)
+    html = render_html(build(spec(), [even, skewed]))
+    for client in range(3):  # method, seed, client, training rows
+        for name, rows in (("iid", 400), ("dirichlet 0.1", 70)):
+            start = f'<span class="label">local · {name}</span></td><td>0</td><td>{client}</td>'
+            assert f"{start}<td>{rows + client}</td>" in html
 
 
 def test_rows_are_filtered_by_algorithm_model_and_split() -> None:

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from making import federation, model, results
 
 from fedbench.cli import app
-from fedbench.errors import RecordError
+from fedbench.errors import ConfigError, RecordError
 from fedbench.results.record import write_run, write_scores
 from fedbench.results.samples import Results, read_results, write_samples
 from fedbench.results.specification import load_spec
@@ -167,6 +167,15 @@ def test_what_does_not_fit_is_named_and_nothing_is_copied(
     assert not list(tmp_path.rglob("scores.jsonl.gz"))
 
 
+def test_a_configuration_that_no_run_file_has_is_told(board: Path) -> None:
+    run = made()
+    assert run.run is not None
+    config = (run.run.config or {}) | {"local": {"batch_size": "many"}}
+    odd = dataclasses.replace(run, run=run.run.model_copy(update={"config": config}))
+    (found,) = problems(load_spec(board), [], odd, board)
+    assert found.startswith("config in run.json is of no run: local.batch_size: Input should be")
+
+
 def test_a_task_that_was_not_scored_is_named(board: Path) -> None:
     spec = load_spec(board).model_copy(update={"tasks": ("headlines", "fpb")})
     found = problems(spec, [], made(), board)
@@ -178,6 +187,28 @@ def test_a_run_is_added_once(board: Path, tmp_path: Path) -> None:
     add(board, run)
     with pytest.raises(RecordError, match="made is in the leaderboard; it is there already"):
         add(board, run)
+
+
+def test_another_run_of_the_same_name_is_added_under_another_name(
+    board: Path, tmp_path: Path
+) -> None:
+    add(board, write(made(), tmp_path / "run"))
+    run = made()
+    assert run.run is not None
+    scores = [score.model_copy(update={"run_hash": "other"}) for score in run.scores]
+    about = run.run.model_copy(update={"run_hash": "other"})
+    other = write(dataclasses.replace(run, run=about, scores=scores), tmp_path / "other")
+    with pytest.raises(RecordError, match="give this one another name, as run in its run"):
+        add(board, other)
+    write_run(other, about.model_copy(update={"run": "renamed"}))
+    assert add(board, other) == board / "results" / "renamed"
+
+
+def test_a_run_takes_no_other_run_in(tmp_path: Path) -> None:
+    one, other = (write(made(), tmp_path / name) for name in ("one", "other"))
+    with pytest.raises(ConfigError, match=r"one: holds the scores of one run.*leaderboard\.yaml"):
+        add(one, other)
+    assert not (one / "results").exists()
 
 
 def test_a_run_on_other_items_is_told(board: Path, tmp_path: Path) -> None:

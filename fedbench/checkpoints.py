@@ -43,6 +43,8 @@ def find_checkpoints(
         raise ConfigError(f"--rounds: {error}") from error
     found: list[Checkpoint] = []
     for place in places:
+        if not place:  # as of an unset variable of the shell; Path would take it for this directory
+            raise CheckpointError(f"a checkpoint's place is empty; give {_PLACES} with --ckpt")
         if (Path(place) / "checkpoints").is_dir():
             found.extend(run_checkpoints(Path(place), rounds))
         else:
@@ -162,15 +164,23 @@ def _checkpoints_within(directory: Path) -> str:
 
 
 def _named_apart(checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
-    """Two models of one name are told apart by where they lie."""
-    labels = [checkpoint.model.label() for checkpoint in checkpoints]
-    named = []
-    for checkpoint, label in zip(checkpoints, labels, strict=True):
-        if labels.count(label) > 1 and checkpoint.directory is not None:
-            model = checkpoint.model.model_copy(update={"method": str(checkpoint.directory)})
-            checkpoint = replace(checkpoint, model=model)
-        named.append(checkpoint)
-    return list({checkpoint.model.label(): checkpoint for checkpoint in named}.values())
+    """Two models of one name are told apart by where they lie; what is named twice is one."""
+    each: dict[tuple[str, Path | str], Checkpoint] = {}
+    for checkpoint in checkpoints:
+        # Runs may hold copies of one base, which is known by its weights.
+        weights = checkpoint.weights_hash or checkpoint.base
+        place = checkpoint.directory.resolve() if checkpoint.directory else weights
+        each.setdefault((checkpoint.model.label(), place), checkpoint)
+    labels = [label for label, _ in each]
+    return [
+        _called_by_its_place(checkpoint) if labels.count(label) > 1 else checkpoint
+        for (label, _), checkpoint in each.items()
+    ]
+
+
+def _called_by_its_place(checkpoint: Checkpoint) -> Checkpoint:
+    place = str(checkpoint.directory or checkpoint.base)
+    return replace(checkpoint, model=checkpoint.model.model_copy(update={"method": place}))
 
 
 def _base_checkpoint(round: Round) -> Checkpoint:

@@ -22,8 +22,10 @@ def directory(name: str) -> Path:
 
 def cache_directory() -> Path:
     """Where answers and models made here are kept: FEDBENCH_CACHE, or the user's cache."""
-    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "fedbench"
-    return Path(os.environ.get(CACHE_VARIABLE, default))
+    # A variable that is set to nothing says nothing; Path would take it for this directory.
+    if named := os.environ.get(CACHE_VARIABLE):
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fedbench"
 
 
 def answers_file() -> Path:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from fedbench import __version__
 from fedbench.checkpoints import architecture, find_checkpoints
+from fedbench.data.templates import CHAT
 from fedbench.errors import CheckpointError, ConfigError
 from fedbench.evaluation.answers import score_answers
 from fedbench.evaluation.asking import Progress
@@ -123,6 +124,10 @@ def score(
         raise ConfigError("no task is given; name some with --tasks or a set with --suite")
     if not 0 <= seed < 2**32:
         raise ConfigError(f"--seed {seed}: is no seed; give a number from 0 to {2**32 - 1}")
+    if thinking is not None and template not in (None, CHAT):
+        raise ConfigError(
+            f"--thinking is about chat templates, and --template {template} is none; leave one out"
+        )
     loaded = load_tasks(tasks, suite)
     checkpoints = find_checkpoints(ckpt, base_model, rounds) if ckpt else [served_model(engine)]
     name = _name_of(ckpt[0]) if ckpt else checkpoints[0].model.method.replace("/", "-")

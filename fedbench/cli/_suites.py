@@ -22,7 +22,7 @@ def split_suites(suite: str | None) -> tuple[str | None, list[str]]:
     """Suites of tasks, with commas between them, and those of a run."""
     from fedbench.evaluation.catalogue import AUDITS
 
-    named = [name.strip() for name in suite.split(",")] if suite else []
+    named = [name for part in (suite or "").split(",") if (name := part.strip())]
     of_tasks = [name for name in named if name not in AUDITS]
     return ",".join(of_tasks) or None, [name for name in AUDITS if name in named]
 

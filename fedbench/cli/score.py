@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 _OF_ANSWERS = {"answers", "tasks", "subset", "limit", "unsafe_code", "output", "as_json"}
 """Options that `--answers` heeds."""
+_LONGEST_REASON = 300
+"""So many characters are told of why an answer failed; the samples have all of it."""
 
 
 @click.command("score")
@@ -186,6 +189,8 @@ def command(
     else:
         if subset is not None:
             raise click.UsageError("--subset is of --answers; for fewer items give --limit")
+        if judge_url is not None and judge is None:
+            raise click.UsageError("--judge-url is where a judge is; name the judge with --judge")
         if backend != "openai":
             needs_training_packages("scoring a checkpoint")
         options: dict[str, Any] = {}
@@ -230,6 +235,9 @@ def command(
             print_audit(run, name, own)
     if output or records:
         place = output or Path("scores") / records[0].run
+        if answers is None:
+            for line in _why_failed(place, {one.task_key for one in records if one.num_failed}):
+                say(line)
         _tell_the_rest(place, records)
         say(f"records: {place}")
 
@@ -251,6 +259,23 @@ def _refuse_unheeded() -> None:
             f"--answers takes answers that exist, and {flag} is about asking a model; leave one of "
             "them out"
         )
+
+
+def _why_failed(place: Path, tasks: Collection[str]) -> Iterator[str]:
+    """Per task and model the commonest reason of a failure, of which the table has the number."""
+    from fedbench.results.samples import read_samples
+
+    tables = read_samples(place) if tasks else {}
+    for table in (table for key, table in tables.items() if key in tasks):
+        for own in table.answers:
+            for reason, times in Counter(own.errors.values()).most_common(1):
+                said = " ".join(reason.split())
+                if len(said) > _LONGEST_REASON:
+                    said = f"{said[:_LONGEST_REASON]} ..."
+                yield (
+                    f"{table.task_key}: {times:,} of {len(own.errors):,} failures of "
+                    f"{own.model.label()}: {said}"
+                )
 
 
 def _tell_the_rest(place: Path, records: Sequence[ScoreRecord]) -> None:
@@ -280,12 +305,23 @@ def _tell_the_rest(place: Path, records: Sequence[ScoreRecord]) -> None:
 
 
 def split_names(tasks: tuple[str, ...]) -> list[str]:
-    """Tasks between commas; ``x:a=1,b=2`` is one, whose options commas part as well."""
+    """Tasks between commas; ``x:a=1,b={c: 2, d: 3}`` is one, whose options commas part as well."""
     names: list[str] = []
-    for piece in (piece.strip() for listed in tasks for piece in listed.split(",")):
+    for piece in (piece.strip() for listed in tasks for piece in _between_commas(listed)):
         name, equals, _ = piece.partition("=")
         if equals and ":" not in name and names:
             names[-1] += f",{piece}"
         elif piece:
             names.append(piece)
     return names
+
+
+def _between_commas(listed: str) -> Iterator[str]:
+    """The parts of a text between the commas that no brackets enclose."""
+    start = depth = 0
+    for position, character in enumerate(listed):
+        depth += (character in "{[") - (character in "}]")
+        if character == "," and depth == 0:
+            yield listed[start:position]
+            start = position + 1
+    yield listed[start:]

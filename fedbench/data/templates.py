@@ -190,8 +190,8 @@ class Template:
     def _chat(self, tokenizer: Any) -> Chat:
         if not getattr(tokenizer, "chat_template", None):
             raise ConfigError(
-                "data.template is chat, but the model's tokenizer has no chat template; "
-                f"choose one of {', '.join(TEMPLATES)} (--template in score)"
+                "the template is chat, but the model's tokenizer has no chat template; choose one "
+                f"of {', '.join(TEMPLATES)} (data.template of a run file, --template of score)"
             )
         return Chat.of(tokenizer)
 

@@ -10,7 +10,14 @@ from typing import Any
 from fedbench import resources
 from fedbench.errors import ConfigError
 from fedbench.evaluation.likelihood import LOSS, loss_of
-from fedbench.evaluation.lm_eval_tasks import PREFIX, harness_config, is_known, members, version_of
+from fedbench.evaluation.lm_eval_tasks import (
+    PREFIX,
+    harness_config,
+    is_known,
+    members,
+    names_at_hand,
+    version_of,
+)
 from fedbench.evaluation.task import Task
 from fedbench.schema import read_yaml, validated
 
@@ -38,7 +45,7 @@ def load_tasks(names: Sequence[str], suite: str | None = None) -> list[Task]:
         ConfigError: unknown task, variant or suite; the nearest is suggested; or two different
             tasks of one name, whose scores could not be told apart.
     """
-    listed = [name.strip() for name in suite.split(",")] if suite else []
+    listed = [name for part in (suite or "").split(",") if (name := part.strip())]
     wanted = [*(task for name in listed for task in suite_tasks(name)), *names]
     found: list[Task] = []
     for name in dict.fromkeys(wanted):
@@ -137,8 +144,10 @@ def suite_tasks(name: str) -> list[str]:
 def _task_file(name: str) -> Path:
     known = task_names()
     if name not in known:
+        hint = _nearest(name, known) or _nearest(name, names_at_hand())
         raise ConfigError(
-            f"unknown task {name!r}: {_nearest(name, known)}`fedbench list tasks` shows all"
+            f"unknown task {name!r}: {hint}`fedbench list tasks` shows all, `lm_eval ls tasks` "
+            "those of lm-eval"
         )
     return resources.directory("tasks") / f"{name}{_EXTENSION}"
 

@@ -92,6 +92,13 @@ def is_known(name: str) -> bool:
     return (_index_file().is_file() or _is_mentioned(name)) and name in task_index()
 
 
+def names_at_hand() -> list[str]:
+    """The names that lm-eval has, where it is installed and their index is made."""
+    if importlib.util.find_spec(PACKAGE) is None or not _index_file().is_file():
+        return []
+    return list(task_index())
+
+
 @cache
 def task_index() -> dict[str, Entry]:
     """All names of lm-eval.

@@ -127,15 +127,15 @@ def check_task(
         limit = MOST_PROGRAMS
     items = load_items(task, mirror, limit)
     if isinstance(items, HarnessItems):
-        template = items.template
+        template, dataset = items.template, task.dataset.path  # lm-eval says which split it asks
         prompts = [one.prompt for one in items.prepare(ScriptedBackend([])).requests]
     else:
-        template = task.template or FRAME
+        template, dataset = task.template or FRAME, task.dataset.label
         prompts = [_prompt(template, item) for item in items]
     return CheckedTask(
         task=task.key,
         kind=task.kind,
-        dataset=task.dataset.label,
+        dataset=dataset,
         num_items=len(items),
         template=template,
         prompts=tuple(prompts[:num_prompts]),

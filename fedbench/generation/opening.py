@@ -20,6 +20,8 @@ CPU_TOKENS = (512, 12288)
 what is read at once should stay in its caches, while a step of generation reads all weights for one
 token of each row (benchmarks/score_many.md)."""
 CUDA_TOKENS = (8192, 8192)
+_PYTHON_ONLY = "scripted"
+"""The backend that no option names: its answers are Python's."""
 RESIDENT = ("transformers", "vllm")
 """Backends that hold the model themselves, of which several may share the questions."""
 
@@ -91,7 +93,11 @@ def open_backend(
 
         return VllmBackend(base, model, checkpoints, _options(VllmOptions, engine))
     if engine.backend != "transformers":
-        known = ", ".join(BACKENDS)
+        known = ", ".join(name for name in BACKENDS if name != _PYTHON_ONLY)
+        if engine.backend == _PYTHON_ONLY:
+            raise ConfigError(
+                f"the backend {_PYTHON_ONLY} is for Python only; choose one of {known}"
+            )
         raise ConfigError(f"unknown backend {engine.backend!r}; known are {known}")
     return _transformers(base, model, engine)
 
@@ -168,6 +174,8 @@ def _options(kind: type[Any], engine: Engine) -> Any:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
         names = getattr(kind, "model_fields", None) or kind.__dataclass_fields__
+        unknown = first["type"] in ("extra_forbidden", "unexpected_keyword_argument")
+        what = "unknown option" if unknown else first["msg"]
         raise ConfigError(
-            f"--engine {name}: {first['msg']}; options of {engine.backend} are {', '.join(names)}"
+            f"--engine {name}: {what}; options of {engine.backend} are {', '.join(names)}"
         ) from error

@@ -281,6 +281,8 @@ class AnswerStore:
 def store_error(file: Path, error: Exception) -> FedbenchError:
     """What is wrong with a store, and what to do."""
     reason = str(error)
+    if file.is_dir():
+        return OutputError(f"{file}: is a directory; name a file with {ANSWERS_VARIABLE}")
     if "not a database" in reason:
         return RecordError(
             f"{file}: is no answer store; move it away or name another file with {ANSWERS_VARIABLE}"

@@ -103,7 +103,7 @@ def judge_config(name: str, **options: Any) -> JudgeConfig:
         elif not Path(name).is_dir() and name.count("/") != 1:
             raise ConfigError(
                 f"--judge {name}: is no model directory; where a server has it, give the address "
-                "with --base-url (https://api.openai.com/v1 is OpenAI's)"
+                "with --base-url, or --judge-url of score (https://api.openai.com/v1 is OpenAI's)"
             )
         else:
             raw = {"model": name}

@@ -41,5 +41,5 @@ def _difference(held: str, identity: Mapping[str, Any]) -> str:
     except ValueError:  # damaged: the caller names the file
         return ""
     names = [name for name in identity if other.get(name) != identity[name]]
-    said = ["the weights of its checkpoints" if n == "checkpoints" else f"its {n}" for n in names]
-    return f"{' and '.join(said)} differ, " if said else ""
+    said = ["weights of the checkpoints" if name == "checkpoints" else name for name in names]
+    return f"what differs: {', '.join(said)}; " if said else ""

@@ -18,6 +18,7 @@ from fedbench.cache import Prune, prune_answers
 from fedbench.errors import OutputError
 from fedbench.generation.backend import Answer
 from fedbench.generation.store import AnswerStore
+from fedbench.resources import answers_file, cache_directory
 
 DAY = 86_400.0
 NOW = 1_800_000_000.0
@@ -225,3 +226,13 @@ def test_pruning_must_say_what_goes(arguments: list[str], file: Path) -> None:
     assert refused.exit_code == 2
     assert "Error:" in refused.stderr
     assert sum(left(file).values()) == 10
+
+
+def test_a_variable_that_is_set_to_nothing_is_as_one_that_is_not_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("FEDBENCH_CACHE", "FEDBENCH_ANSWERS", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(variable, "")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    place = tmp_path / ".cache" / "fedbench"
+    assert (cache_directory(), answers_file()) == (place, place / "answers.sqlite")

@@ -20,6 +20,7 @@ from fedbench.evaluation.harness_requests import Columns
 from fedbench.evaluation.lm_eval_tasks import Entry
 from fedbench.evaluation.scores import score_table
 from fedbench.evaluation.task import load_items
+from fedbench.evaluation.task_checks import check_task
 from fedbench.generation.backend import Answer, Checkpoint, Request
 from fedbench.generation.scripted import ScriptedBackend
 from fedbench.generation.store import AnswerStore
@@ -225,6 +226,14 @@ def test_names_of_lm_eval_are_taken_where_ours_end() -> None:
     assert [task.key for task in tagged] == ["lm_eval/capitals", "lm_eval/rivers"]
 
 
+def test_the_check_of_a_task_leaves_the_split_to_lm_eval() -> None:
+    (task,) = load_tasks(["capitals"])
+    checked = check_task(task)
+    # Asked are the rows of the split `test`, which is the only one that the mirror has.
+    assert (checked.dataset, checked.num_items) == ("lm_eval/capitals", 3)
+    assert checked.prompts == ("Capital of Peru?",)
+
+
 def test_a_variant_of_a_name_sets_options() -> None:
     (task,) = load_tasks(["sums:num_fewshot=0,fewshot_seed=7"])
     assert task.key == "lm_eval/sums:num_fewshot=0,fewshot_seed=7"
@@ -246,6 +255,20 @@ def test_a_variant_of_a_name_sets_options() -> None:
 def test_a_wrong_name_is_told_in_words(name: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_tasks([name])
+
+
+def test_a_misspelt_name_is_looked_for_among_those_of_lm_eval_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = tmp_path / "index.json"
+    monkeypatch.setattr(lm_eval_tasks, "_index_file", lambda: made)
+    with pytest.raises(ConfigError, match="unknown task 'capitols': `fedbench list tasks`"):
+        load_tasks(["capitols"])  # does not wait for the index to be made
+    made.touch()
+    with pytest.raises(ConfigError, match="unknown task 'capitols': did you mean 'capitals'"):
+        load_tasks(["capitols"])
+    with pytest.raises(ConfigError, match="unknown task 'headlins': did you mean 'headlines'"):
+        load_tasks(["headlins"])
 
 
 def test_tasks_that_run_generated_code_are_refused() -> None:

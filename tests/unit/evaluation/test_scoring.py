@@ -114,13 +114,17 @@ def test_a_command_that_failed_does_not_bar_the_corrected_one(
 ) -> None:
     out, place = tmp_path / "out", [str(tiny_base_directory)]
     misspelt = Engine("transformers", {"batch_token": 512})
-    with pytest.raises(ConfigError, match="batch_token: Extra inputs"):
+    with pytest.raises(ConfigError, match="batch_token: unknown option"):
         score(place, [task], device="cpu", engine=misspelt, output=out)
     assert not out.exists()
     meant = Engine("transformers", {"batch_tokens": 512})
     score(place, [task], template="fingpt", device="cpu", engine=meant, output=out)
-    with pytest.raises(OutputError, match="holds the scores of another command"):
+    words = r"holds the scores of another command \(what differs: template; see "
+    with pytest.raises(OutputError, match=words):
         score(place, [task], template="plain", device="cpu", engine=meant, output=out)
+    words = r"\(what differs: template, limit; see "
+    with pytest.raises(OutputError, match=words):
+        score(place, [task], template="plain", device="cpu", engine=meant, output=out, limit=1)
     assert read_scores(out)
 
 
@@ -159,6 +163,11 @@ def test_a_model_directory_is_scored_and_scoring_it_again_asks_nothing(
     monkeypatch.delattr(TransformersBackend, "answer")
     again = run()
     assert [(r.metric, r.value) for r in again] == [(r.metric, r.value) for r in first]
+
+
+def test_a_template_that_knows_no_thoughts_is_not_asked_for_them(task: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--template plain is none; leave one out"):
+        score(["x"], [task], template="plain", thinking=True, output=tmp_path / "out")
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32])

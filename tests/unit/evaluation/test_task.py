@@ -211,6 +211,10 @@ def test_an_unknown_suite_is_refused_with_the_name_that_was_meant() -> None:
         suite_tasks("finanse")
 
 
+def test_a_comma_behind_the_last_suite_names_none() -> None:
+    assert [one.name for one in load_tasks([], "demo, ,")] == ["headlines"]
+
+
 def test_a_task_that_is_named_twice_is_scored_once() -> None:
     loaded = load_tasks(["headlines", "headlines"], "demo")
     assert [one.name for one in loaded] == ["headlines"]

@@ -166,6 +166,11 @@ def test_a_file_that_is_no_store_is_refused(file: Path) -> None:
     assert file.read_bytes().startswith(b"something else")
 
 
+def test_a_directory_is_no_store(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"is a directory; name a file with FEDBENCH_ANSWERS$"):
+        AnswerStore(tmp_path)
+
+
 def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "occupied").write_text("a file, not a directory")
     with pytest.raises(OutputError, match="name another file with FEDBENCH_ANSWERS"):

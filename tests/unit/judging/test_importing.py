@@ -89,7 +89,7 @@ def test_annotations_get_alpaca_evals_rate_with_what_it_knows_of_its_instruction
 def test_two_length_controls_are_two_results() -> None:
     annotated, gamed, *_ = annotations(liking=0.0)
     import_judgments([annotated], length_control=gamed, output=Path("out"))
-    with pytest.raises(OutputError, match="its length control differ"):
+    with pytest.raises(OutputError, match="what differs: length control; "):
         import_judgments([annotated], output=Path("out"))
 
 

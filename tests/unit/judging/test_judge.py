@@ -530,7 +530,11 @@ def test_dollars_of_requests_without_a_count_are_said_to_be_the_most() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("gpt-4o", {}, "--judge gpt-4o: is no model directory; where a server has it, give the"),
+        (
+            "gpt-4o",
+            {},
+            "--judge gpt-4o: is no model directory; .* --base-url, or --judge-url of score",
+        ),
         ("gpt-4o", {"budget": 3.0}, "--budget is about a server; give its address with --base-url"),
         ("no.yaml", {}, "no.yaml: there is no such file"),
         (

@@ -122,7 +122,7 @@ def render_html(table: Table, items: Mapping[str, Any] | None = None) -> str:
             findings=wording.findings(table),
             few_findings=FEW_FINDINGS,
             beside=beside,
-            how_to_fill=wording.how_to_fill(table).replace("`", ""),
+            how_to_fill=wording.how_to_fill(table).split("`"),
             runs=[(run, run_words.run_facts(run), run_words.run_notes(run)) for run in table.runs],
             curve_caption=wording.curve_caption(table, clients=False),
             views=[_html_view(table, view) for view in table.views] if table.rows else [],

@@ -66,6 +66,7 @@ def test_every_rendering_has_the_numbers_and_says_how_to_fill_the_column() -> No
     for text in (render_markdown(table), render_html(table)):
         assert "85.0 (a)" in text
         assert "train-and-eval leaderboards/made/run.yaml" in text
+    assert "<code>fedbench train-and-eval leaderboards/made/run.yaml</code>" in render_html(table)
     assert r"\multicolumn{2}{c}{headlines, accuracy (\%)}" in render_latex(table)
 
 

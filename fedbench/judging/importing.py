@@ -62,8 +62,10 @@ def import_judgments(
     """
     name = files[0].name.split(".jsonl")[0].removesuffix(".json")
     place = output or Path("scores") / name
-    digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
     rows = _rows(files, task, parser, models_of_answers(answers) if answers else {})
+    every = [row for own in rows.values() for row in own]
+    reliable = reliability(every, labels)  # labels are refused before anything is written
+    digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
     control = get_length_control(length_control) if length_control is not None else None
     run_hash = claim_scores(
         place,
@@ -89,14 +91,13 @@ def import_judgments(
         record for group, own in rows.items() for record in _records(group, own, common, control)
     ]
     write_scores(place, scores)
-    every = [row for own in rows.values() for row in own]
     facts: dict[str, Any] = {
         "imported": {
             "files": [file.name for file in files],
             "parser": parser or CONVENTIONS,
             **verdicts(every),
             "length_control": control.hash if control else None,
-            **reliability(every, labels),
+            **reliable,
             "ratings": rating_facts(every) if len({row.judge for row in every}) == 1 else {},
         }
     }

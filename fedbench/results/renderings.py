@@ -95,7 +95,8 @@ def render_latex(table: Table) -> str:
         blocks.append(_tex_published(beside))
     lines = wording.footnotes(table) if table.rows else table.spec.notes
     notes = "\n".join(f"% {' '.join(note.split())}" for note in lines)
-    return "\n\n".join(block for block in [notes, *blocks] if block) + "\n"
+    tables = "\n\n\\bigskip\n\n".join(blocks)
+    return "\n\n".join(block for block in (notes, tables) if block) + "\n"
 
 
 def _tex_view(table: Table, view: View) -> str:

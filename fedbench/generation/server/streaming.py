@@ -93,9 +93,12 @@ async def _ask_all(
                 if not isinstance(error, last):
                     raise  # that may be later, and until then nothing further is asked
 
-    async with asyncio.TaskGroup() as group:
-        for _ in range(at_once):
-            group.create_task(in_turn())
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(at_once):
+                group.create_task(in_turn())
+    except* Exception:
+        pass  # in the outbox; the reader cancels this, and the loop would log what nobody fetches
 
 
 def _put_all(inbox: asyncio.Queue[T], items: Iterable[T]) -> None:

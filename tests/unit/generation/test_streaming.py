@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -112,3 +114,21 @@ def test_behind_another_error_nothing_is_asked_however_late_it_is_read(
     with pytest.raises(ValueError, match="no"):
         next(answers)
     assert asked == [0, 1]
+
+
+def test_an_error_that_is_raised_is_not_logged_by_the_loop_too(
+    loop: asyncio.AbstractEventLoop,
+) -> None:
+    logged = []
+    loop.set_exception_handler(lambda _, context: logged.append(context["message"]))
+
+    async def ask(item: int) -> int:
+        # The reader has the error, and has gone, before the loop gets on with its own tasks.
+        loop.call_soon(time.sleep, 0.2)
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        list(answered(loop, range(5), ask, 2, last=LastError))
+    asyncio.run_coroutine_threadsafe(nothing_runs(), loop).result(5)
+    gc.collect()
+    assert logged == []

@@ -181,7 +181,7 @@ def test_a_checkpoint_overwritten_in_place_is_asked_anew(
     # The scores that are there are of other weights, and stay what they are.
     refused = cli(*score, "--output", "old", cwd=tmp_path)
     assert refused.code == 2
-    assert "the weights of its checkpoints differ" in refused.stderr
+    assert "what differs: weights of the checkpoints" in refused.stderr
     assert "choose another --output" in refused.stderr
     new = cli(*score, "--output", "new", cwd=tmp_path)
     assert new.code == 0, new.stderr

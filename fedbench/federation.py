@@ -7,6 +7,8 @@ commands share, so that a second call asks nothing.
 
 from __future__ import annotations
 
+import difflib
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +18,7 @@ from fedbench.checkpoints import run_checkpoints
 from fedbench.client_answers import ask_clients
 from fedbench.config import RunConfig
 from fedbench.data.partition import partition
-from fedbench.errors import DataError, RecordError
+from fedbench.errors import ConfigError, DataError, RecordError
 from fedbench.evaluation.asking import Progress
 from fedbench.evaluation.catalogue import suites
 from fedbench.evaluation.client_rows import ClientRows, client_table, enter, held_out
@@ -41,7 +43,7 @@ from fedbench.results.record import (
     write_run,
     write_scores,
 )
-from fedbench.results.samples import SampleTable, read_results, write_samples
+from fedbench.results.samples import Results, SampleTable, read_results, write_samples
 from fedbench.run_data import load_data
 from fedbench.run_directory import CHECKPOINTS, read_claim
 from fedbench.scoring import Scoring, elapsed
@@ -74,9 +76,12 @@ def measure_federation(
         command: the command line, for the record.
 
     Raises:
+        ConfigError: the target is no number, or a general task was not scored.
         FedbenchError: the directory holds no trained run, or its data cannot be had.
     """
     config = claimed(run)
+    results = read_results(run) if scores_file(run).is_file() else None
+    _check_asked(run, results, target, general)
     started = time.monotonic()
     place = output or run / DIRECTORY
     made = provenance()
@@ -86,10 +91,32 @@ def measure_federation(
         records += _of_clients(table, place, common)
     for model, rounds in _trainings(run):
         records += training_records(model, rounds, common)
-    if scores_file(run).is_file():
+    if results is not None:
         chosen = _general_tasks() if general is None else set(general)
-        records += task_records(read_results(run), common, general=chosen, target=target)
+        records += task_records(results, common, general=chosen, target=target)
     return write_audit(place, records, config, made, command, elapsed(started))
+
+
+def _check_asked(
+    run: Path, results: Results | None, target: float | None, general: Sequence[str] | None
+) -> None:
+    """See that what is asked of the tasks can be told from this run, before any model is asked."""
+    if target is None and general is None:
+        return
+    if target is not None and not math.isfinite(target):
+        raise ConfigError(f"--target is {target}; give a finite number")
+    if results is None or not results.samples:
+        option = "--target" if general is None else "--general"
+        raise ConfigError(
+            f"{option}: {run} has no task with answers that were kept; score it with "
+            "`fedbench train-and-eval` first, or leave the option out"
+        )
+    known = sorted(results.samples)
+    for name in general or ():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}"
+            raise ConfigError(f"--general: {run} was not scored on {name!r}; {hint}")
 
 
 def claimed(run: Path) -> RunConfig:

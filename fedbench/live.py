@@ -74,6 +74,12 @@ class Snapshot:
         return sum(rounds[-1].round for rounds in self.trainings.values() if rounds)
 
     @property
+    def trainings_done(self) -> int:
+        """How many trainings have no round left."""
+        rounds_each = self.rounds_planned // max(self.planned, 1)
+        return sum(rounds[-1].round >= rounds_each for rounds in self.trainings.values() if rounds)
+
+    @property
     def current(self) -> list[LiveRound]:
         """The training whose file was written last; empty before the first round."""
         return next(reversed(self.trainings.values()), [])

@@ -54,8 +54,8 @@ def load_data(config: RunConfig) -> RunData:
     kept = [example for n, example in enumerate(examples) if n not in overlapping]
     if not kept:
         raise DataError(
-            f"data.train {config.data.train}: all {len(examples)} rows share a scored item; "
-            "choose other training data or other tasks"
+            f"data.train {_named(config.data.train)}: all {len(examples)} rows share a scored "
+            "item; choose other training data or other tasks"
         )
     limit = config.evaluation.limit
     return RunData(kept, len(overlapping), [(task, items[:limit]) for task, items in tasks])
@@ -76,5 +76,15 @@ def _sharing(examples: Sequence[Example], items: Sequence[Item]) -> set[int]:
 
 def describe_data(train: str | DatasetConfig | Sequence[str | DatasetConfig]) -> str:
     """What the data are, in a sentence, for the record and the page."""
-    names = [train] if isinstance(train, str | DatasetConfig) else train
-    return "; ".join(" ".join(dataset_config(name).description.split()) for name in names)
+    return "; ".join(" ".join(dataset_config(name).description.split()) for name in _each(train))
+
+
+def _named(train: str | DatasetConfig | Sequence[str | DatasetConfig]) -> str:
+    """The data sets as a message names them: as they were written, or by where their rows lie."""
+    return ", ".join(name if isinstance(name, str) else name.source.label for name in _each(train))
+
+
+def _each(
+    train: str | DatasetConfig | Sequence[str | DatasetConfig],
+) -> Sequence[str | DatasetConfig]:
+    return [train] if isinstance(train, str | DatasetConfig) else train

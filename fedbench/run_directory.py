@@ -20,6 +20,8 @@ from fedbench.checkpoints import BASES
 from fedbench.config import RunConfig
 from fedbench.data.partition import Shard
 from fedbench.errors import OutputError
+from fedbench.federated import algorithm_file
+from fedbench.federated.checkpoint import COMMIT, read_round
 from fedbench.results.record import write_atomically
 from fedbench.schema import validated
 
@@ -41,6 +43,7 @@ def claimed(output: Path, config: RunConfig) -> Iterator[None]:
 
     Raises:
         OutputError: it belongs to another run, or cannot be written.
+        CheckpointError: a round in it is damaged.
     """
     is_new = not (output / CONFIG_FILE).exists()
     _claim(output, config)
@@ -86,10 +89,24 @@ def _claim(output: Path, config: RunConfig) -> None:
                 f"{output}: holds the run {held.name!r} with another configuration "
                 f"({_difference(held, config)}); choose another --output or remove the directory"
             )
+        _refuse_other_code(output, config)
     elif (output / "scores.jsonl").exists():
         raise OutputError(f"{output}: holds scores of something else; choose another --output")
     else:
         write_atomically(file, config.to_yaml().encode())
+
+
+def _refuse_other_code(output: Path, config: RunConfig) -> None:
+    """Refuse rounds of an older content of an algorithm's file: run.yaml holds only its path."""
+    files = [file for method in config.methods if (file := algorithm_file(method.algorithm))]
+    if not files:
+        return
+    for record in (output / CHECKPOINTS).rglob(COMMIT):
+        if read_round(record).run_hash != config.hash:
+            raise OutputError(
+                f"{output}: holds rounds made before {', '.join(map(str, files))} was changed; "
+                "choose another --output or remove the directory"
+            )
 
 
 def _release(output: Path) -> None:

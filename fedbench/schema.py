@@ -63,9 +63,10 @@ def validated(kind: type[_P], raw: Any, where: str) -> _P:
     try:
         return kind.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError(
-            "; ".join(_explain(kind, e, where) for e in error.errors()[:3])
-        ) from error
+        errors = error.errors()
+        # A list whose items are wrong counts as too short beside them.
+        told = [e for e in errors if e["type"] != "too_short" or not e["input"]] or errors
+        raise ConfigError("; ".join(_explain(kind, e, where) for e in told[:3])) from error
 
 
 def with_defaults(kind: type[BaseModel], raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -100,24 +101,65 @@ def _explain(kind: type[BaseModel], error: ErrorDetails, where: str) -> str:
     )
     field = ".".join(str(part) for part in location)
     if error["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(location[-1]), _known_keys(kind), n=1)
-        hint = f"did you mean {near[0]!r}?" if near else "remove it, or see the docs for the keys"
-        return f"{where}: {field}: unknown key; {hint}"
+        return f"{where}: {field}: unknown key; {_meant(kind, error['loc'])}"
     if error["type"] == "missing":
         return f"{where}: {field}: is required; add it"
+    if error["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        return f"{where}: {field + '.' if field else ''}{_wrong_tag(error)}"
     message = _IN_WORDS.get(error["type"], error["msg"].removeprefix("Value error, "))
+    if error["type"] == "too_short":
+        message = f"give a list of at least {error['ctx']['min_length']}"
     given = "" if isinstance(error["input"], dict) else f" (it is {error['input']!r})"
     return f"{where}: {field + ': ' if field else ''}{message}{given}"
 
 
-def _known_keys(kind: type[BaseModel]) -> set[str]:
-    """Every key of a model and of the models inside it."""
-    keys: set[str] = set()
+def _wrong_tag(error: ErrorDetails) -> str:
+    """The key that says of which kind a mapping is, and what is wrong with it."""
+    key = error["ctx"]["discriminator"].strip("'")
+    if error["type"] == "union_tag_not_found":
+        return f"{key}: is required; add it"
+    tags = error["ctx"]["expected_tags"].replace("'", "").split(", ")
+    given = error["ctx"]["tag"]
+    near = difflib.get_close_matches(given, tags, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"{key}: unknown {given!r}: {hint}known are {', '.join(tags)}"
+
+
+def _meant(kind: type[BaseModel], location: tuple[int | str, ...]) -> str:
+    """What to write in place of an unknown key: the nearest of its place, or where it belongs."""
+    key, places = str(location[-1]), _keys_by_place(kind)
+    here = tuple(part for part in location[:-1] if isinstance(part, str))
+    # pydantic puts names of types into some paths; such a place is not among those that are known.
+    known = places.get(here, set().union(*places.values()))
+    if near := difflib.get_close_matches(key, known, n=1):
+        return f"did you mean {near[0]!r}?"
+    holding = [place for place, keys in places.items() if key in keys]
+    choices = _choices(kind)
+    if here[-2:] in choices and (beside := [p[-1] for p in holding if p[:-1] == here[:-1]]):
+        return f"it is for {', '.join(beside)}, and not for {here[-1]}"
+    if holding:
+        paths = (
+            ".".join(p for b, p in zip(("", *place), place, strict=False) if (b, p) not in choices)
+            for place in holding
+        )
+        return "did you mean " + " or ".join(f"{path}.{key}".strip(".") for path in paths) + "?"
+    return "remove it, or see the docs for the keys"
+
+
+def _keys_by_place(
+    kind: type[BaseModel], place: tuple[str, ...] = ()
+) -> dict[tuple[str, ...], set[str]]:
+    """The keys of a model and of the models inside it, by the path that an error has for them."""
+    places = {place: set(kind.model_fields)}
     for name, field in kind.model_fields.items():
-        keys.add(name)
         for inner in models_within(field.annotation):
-            keys |= _known_keys(inner)
-    return keys
+            tags: tuple[Any, ...] = ()
+            if isinstance(field.discriminator, str):
+                tags = get_args(inner.model_fields[field.discriminator].annotation)
+            for path in [(*place, name, tag) for tag in tags] or [(*place, name)]:
+                for where, keys in _keys_by_place(inner, path).items():
+                    places[where] = places.get(where, set()) | keys
+    return places
 
 
 def _choices(kind: type[BaseModel]) -> set[tuple[Any, Any]]:
@@ -180,7 +222,10 @@ def override(raw: dict[str, Any], assignment: str, option: str = "--set") -> Non
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{option} {assignment}: the value is not YAML ({error})") from error
+        raise ConfigError(
+            f"{option} {assignment}: the value is not YAML ({error}); "
+            "write a text with braces or colons in double quotes, within the shell's single ones"
+        ) from error
     *parents, last = key.split(".")
     place = raw
     for part in parents:

@@ -29,7 +29,12 @@ SIZE_BAR, LABEL_BAR = 6, 16
 @click.command("partition")
 @run_argument
 @set_option
-@click.option("--seed", type=int, metavar="N", help="Only this seed [those of the run].")
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Only this seed [those of the run].",
+)
 @click.option(
     "--output",
     type=click.Path(path_type=Path, dir_okay=False),

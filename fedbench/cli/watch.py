@@ -84,7 +84,7 @@ def _head(shot: Snapshot, now: float) -> RenderableType:
     done, planned = shot.rounds_done, shot.rounds_planned
     facts = [
         f"{done:,} of {planned:,} rounds",
-        f"{len(shot.trainings)} of {shot.planned} trainings",
+        f"{shot.trainings_done} of {shot.planned} trainings",
     ]
     left = shot.seconds_left
     if shot.is_trained:

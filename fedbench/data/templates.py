@@ -191,7 +191,8 @@ class Template:
         if not getattr(tokenizer, "chat_template", None):
             raise ConfigError(
                 "the template is chat, but the model's tokenizer has no chat template; choose one "
-                f"of {', '.join(TEMPLATES)} (data.template of a run file, --template of score)"
+                f"of {', '.join(TEMPLATES)} (data.template of a run file, --template of "
+                "score, template of a judge's file)"
             )
         return Chat.of(tokenizer)
 

@@ -107,7 +107,7 @@ def agreement(
     Raises:
         DataError: judge and labels have nothing in common.
     """
-    if labels.keys().isdisjoint((row.question, row.model, row.baseline, row.turn) for row in rows):
+    if not is_any_labelled(rows, labels):
         raise DataError(OF_OTHER_ANSWERS)
     verdicts = _verdicts(rows)
     both = [
@@ -124,6 +124,12 @@ def agreement(
         num_decided=len(decided),
         share_decided=_mean(a == b for a, b in decided),
     )
+
+
+def is_any_labelled(rows: Sequence[JudgmentRow], labels: Mapping[Key, object]) -> bool:
+    """Whether people have labelled any of what was judged."""
+    judged = ((row.question, row.model, row.baseline, row.turn) for row in rows)
+    return not labels.keys().isdisjoint(judged)
 
 
 def read_labels(file: str | Path) -> dict[Key, list[str | float]]:

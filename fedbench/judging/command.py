@@ -229,11 +229,26 @@ def _of_directory(place: Path, task: str | None, rubric: str | None) -> list[Ope
             f"{place}: holds no answers to judge; score an open-ended task first (fedbench score "
             "--suite open_ended), or give files of answers"
         )
-    if task is not None and task not in kept:
-        raise ConfigError(f"{place}: holds answers to {', '.join(kept)}, and none to {task}")
     meant = [key for key in kept if rubric and f"{rubric}-".startswith(f"{key.split(':')[0]}-")]
     wanted = [task] if task else meant or kept
-    return [read_kept(place, load_task(name)) for name in wanted]
+    return [read_kept(place, _kept_task(place, name, kept)) for name in wanted]
+
+
+def _kept_task(place: Path, name: str, kept: Sequence[str]) -> Task:
+    """A task that a directory holds answers to: by its key, or by its file where it is a user's."""
+    stem = name.partition(":")[0]
+    is_file = stem.endswith(".yaml")
+    if name in kept and stem not in task_names() and not is_file:
+        raise ConfigError(
+            f"{place}: holds answers to {name}, which is a task of your own; name its file with "
+            "--task"
+        )
+    if name in kept or is_file:
+        task = load_task(name)
+        if task.key in kept:
+            return task
+        name = task.key
+    raise ConfigError(f"{place}: holds answers to {', '.join(kept)}, and none to {name}")
 
 
 def _task_for(task: str | None, rubric: str | None) -> Task:

@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedbench.errors import ConfigError
+from fedbench.errors import ConfigError, DataError
 from fedbench.evaluation.catalogue import load_task
 from fedbench.evaluation.task import load_items
+from fedbench.judging.agreement import OF_OTHER_ANSWERS, is_any_labelled, read_labels
 from fedbench.judging.arena import rating_facts
 from fedbench.judging.command import Judged
 from fedbench.judging.length_control import LengthControl, get_length_control
@@ -57,15 +58,22 @@ def import_judgments(
         command: the command line, for the record.
 
     Raises:
-        ConfigError: two files hold the same model's judgments.
-        DataError: a file is damaged, or of no form that is known.
+        ConfigError: two files hold the same model's judgments, or none of them is what an option is
+            about.
+        DataError: a file is missing or damaged, or of no form that is known.
     """
     name = files[0].name.split(".jsonl")[0].removesuffix(".json")
     place = output or Path("scores") / name
-    rows = _rows(files, task, parser, models_of_answers(answers) if answers else {})
+    models = models_of_answers(answers) if answers else {}
+    rows = _rows(files, task, parser, models)
     every = [row for own in rows.values() for row in own]
-    reliable = reliability(every, labels)  # labels are refused before anything is written
-    digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
+    if models and {row.model for row in every}.isdisjoint(models.values()):
+        raise ConfigError(
+            "--answers is of Vicuna's reviews, and the files hold judgments of another kind; leave "
+            "it out"
+        )
+    reliable = _reliability(every, labels)  # labels are refused before anything is written
+    digest = _hash_of(files)
     control = get_length_control(length_control) if length_control is not None else None
     run_hash = claim_scores(
         place,
@@ -74,6 +82,7 @@ def import_judgments(
             "task": task,
             "parser": parser,
             "length control": control.hash if control else None,
+            **({"answers": _hash_of([answers])} if answers else {}),
         },
     )
     about = provenance()
@@ -127,6 +136,33 @@ def _rows(
             )
         found |= own
     return found
+
+
+def _hash_of(files: Sequence[Path]) -> str:
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
+
+
+def _reliability(rows: Sequence[JudgmentRow], labels: Path | None) -> dict[str, Any]:
+    """How far the judge can be relied on; of several judges each by itself, by its name.
+
+    Raises:
+        DataError: the labels cannot be read, or are of none of the answers.
+    """
+    by_judge: dict[str, list[JudgmentRow]] = {}
+    for row in rows:
+        by_judge.setdefault(row.judge, []).append(row)
+    if len(by_judge) == 1:
+        return reliability(rows, labels)
+    known = read_labels(labels) if labels is not None else {}
+    labelled = [judge for judge, own in by_judge.items() if is_any_labelled(own, known)]
+    if labels is not None and not labelled:
+        raise DataError(OF_OTHER_ANSWERS)
+    return {
+        "judges": {
+            judge: reliability(own, labels if judge in labelled else None)
+            for judge, own in by_judge.items()
+        }
+    }
 
 
 def _questions_of(task: str) -> tuple[Mapping[str, str], Mapping[str, int]]:

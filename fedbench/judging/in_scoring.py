@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fedbench.evaluation.asking import Progress
+from fedbench.evaluation.catalogue import task_names
 from fedbench.evaluation.evaluate import Evaluation
 from fedbench.judging.command import judge_cases, usage_of
 from fedbench.judging.conversations import answers_of, write_answers
@@ -50,12 +51,13 @@ def finish_open_ended(
         write_answers(output, own)
     if judge is None:
         for own in answers:
+            is_shipped = own.task.name in task_names()
             _log.warning(
                 "%s: needs a judge; its answers are kept: fedbench judge %s --task %s --judge "
                 "MODEL --base-url URL",
                 own.task.key,
                 output,
-                own.task.key,
+                own.task.key if is_shipped else "FILE.yaml",
             )
         return [], {"needs a judge": [own.task.key for own in answers]}
     cases = [case_of(own, get_rubric(own.task.rubric or "")) for own in answers]

@@ -211,4 +211,5 @@ def _constraint(rubric: Rubric) -> Constraint | None:
     if rubric.verdict.choices:
         return Constraint(choices=rubric.verdict.choices)
     schema = rubric.verdict.json_schema
-    return None if schema is None else Constraint(json_schema=json.dumps(schema, sort_keys=True))
+    # Servers write the properties in the schema's order, so that it must not be sorted.
+    return None if schema is None else Constraint(json_schema=json.dumps(schema))

@@ -41,6 +41,13 @@ def _lines(key: str, facts: Facts) -> Iterator[str]:
         rated = [_rated(one, ratings["baseline"]) for one in ratings["models"]]
         models = ", ".join([*rated, *(f"{name} withheld" for name in ratings["withheld"])])
         yield f"{key}: Bradley-Terry ratings, {ratings['baseline']} having 1000: {models}"
+    yield from _reliable(key, facts)
+    for judge, own in facts.get("judges", {}).items():
+        yield from _reliable(f"{key} by {judge}" if judge else key, own)
+
+
+def _reliable(key: str, facts: Facts) -> Iterator[str]:
+    """How far one judge can be relied on."""
     for one in facts.get("points", ()):
         yield (
             f"{key}: {one['model']} is given {one['own']:g} points in all and {one['baseline']} "
@@ -105,7 +112,9 @@ def _spent(facts: Collection[Facts], usage: Facts) -> Iterator[str]:
     if not asked:
         return
     if not sum(asked):
-        yield "nothing was asked of the judge: all of its replies are stored"
+        has_verdicts = any(one["judgments"] > one["without a verdict"] for one in facts)
+        why = ": all of its replies are stored" if has_verdicts else ""
+        yield f"nothing was asked of the judge{why}"
         return
     again = sum(one["asked again for a verdict"] for one in facts if "asked" in one)
     tokens = dollars = ""

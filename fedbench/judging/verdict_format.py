@@ -118,10 +118,10 @@ class VerdictFormat(Part):
             case _:
                 numbers = {VERDICT: {"enum": [A, B, TIE]}}
         return {
-            "type": "object",
+            "additionalProperties": False,
             "properties": {EXPLANATION: {"type": "string"}, **numbers},
             "required": [EXPLANATION, *numbers],
-            "additionalProperties": False,
+            "type": "object",
         }
 
 
@@ -138,4 +138,4 @@ def strongreject(refusal: float, convincingness: float, specificity: float) -> f
 
 
 def _number(scale: Scale) -> dict[str, Any]:
-    return {"type": "number", "minimum": scale[0], "maximum": scale[1]}
+    return {"maximum": scale[1], "minimum": scale[0], "type": "number"}

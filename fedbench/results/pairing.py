@@ -92,11 +92,9 @@ def _by_identity(
 
 def _standing_models(results: Results) -> list[ModelId]:
     """The models that stand for a method; the only model, where none is marked as such."""
-    shared = [
-        score
-        for score in results.scores
-        if score.model_client is None and score.model_kind != "reference"
-    ]
+    of_methods = [score for score in results.scores if score.model_client is None]
+    shared = [score for score in of_methods if score.model_kind != "reference"]
+    shared = shared or of_methods  # answers and judgments from files are all there is
     selected = models_of([score for score in shared if score.selected_by is not None])
     models = selected or models_of(shared)
     if selected or len(models) == 1:

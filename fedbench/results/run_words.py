@@ -45,7 +45,11 @@ def privacy_over_rounds(spent: PrivacyRecord) -> str:
     shown = [n for n in range(1, last + 1) if n in (1, last) or n % -(-last // 8) == 0]
     values = ", ".join(f"{spent.epsilons[n - 1]:.3g}" for n in shown)
     about = [f"δ {spent.delta:g}", spent.accountant, *(["simulated"] if spent.simulated else [])]
-    stopped = f", stopped after round {spent.stopped_after}" if spent.stopped_after else ""
+    stopped = ""
+    if spent.stopped_after == 0:
+        stopped = ", the budget did not pay for one round"
+    elif spent.stopped_after is not None:
+        stopped = f", stopped after round {spent.stopped_after}"
     return (
         f"{spent.method}, seed {spent.seed}: ε per {spent.level} {values} after rounds "
         f"{', '.join(map(str, shown))} ({', '.join(about)}){stopped}"

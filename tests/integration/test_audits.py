@@ -147,6 +147,23 @@ def test_a_federation_is_told_by_its_own_records(
     assert ("fedavg", "forgetting") in forgotten
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--target", "nan"), "--target is nan; give a finite number"),
+        (("--general", "moods"), "was not scored on 'moods'; did you mean 'mood'?"),
+        (("--general", "mood,law"), "was not scored on 'law'; it has mood"),
+    ],
+)
+def test_what_a_run_cannot_tell_is_refused_before_a_model_is_asked(
+    cli: Cli, audited: tuple[ProjectRun, Rows], options: tuple[str, str], said: str
+) -> None:
+    run, _ = audited
+    result = cli("federation", run.directory, *options, cwd=run.project.directory)
+    assert result.code == 2
+    assert said in result.stderr
+
+
 def test_attacks_cover_every_model_and_every_client(
     cli: Cli, audited: tuple[ProjectRun, Rows]
 ) -> None:

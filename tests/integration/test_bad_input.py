@@ -260,6 +260,14 @@ def training_rows_that_are_all_scored(place: Place) -> Args:
     return TRAIN
 
 
+@bad("data.train rows.jsonl: all", "share a scored item")
+def training_rows_described_in_the_run_file_that_are_all_scored(place: Place) -> Args:
+    shutil.copy(place.project.file("items.jsonl"), place.project.file("rows.jsonl"))
+    place.project.run["data"]["train"] = place.project.dataset
+    place.project.write()
+    return TRAIN
+
+
 @bad("data.partition (dirichlet)", "client", "federation.num_clients 60", "lower num_clients")
 def client_with_no_data(place: Place) -> Args:
     place.project.run["data"]["partition"] = {"by": "dirichlet", "alpha": 0.05}

@@ -74,6 +74,49 @@ def test_an_unknown_key_is_refused_with_the_key_that_was_meant(
 
 def test_an_unknown_key_like_no_other_is_refused_without_a_guess() -> None:
     assert "run.yaml: zzz: unknown key; remove it" in refusal(zzz=1)
+    # "notes" is a key of the file, and none of federation.
+    assert "federation.nope: unknown key; remove it" in refusal(federation={"nope": 1})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"max_steps": 3}, "max_steps: unknown key; did you mean local.max_steps?"),
+        ({"local__rounds": 3}, "did you mean federation.rounds or evaluation.rounds?"),
+        ({"federation__seeds": [1]}, "federation.seeds: unknown key; did you mean seeds?"),
+        (
+            {"data__partition": {"by": "iid", "alpha": 0.5}},
+            "data.partition.alpha: unknown key; it is for dirichlet, dirichlet_sizes, "
+            "and not for iid",
+        ),
+        (
+            {"objective": {"kind": "sft", "beta": 0.1}},
+            "objective.beta: unknown key; it is for dpo, kto, and not for sft",
+        ),
+    ],
+)
+def test_a_key_at_the_wrong_place_is_refused_with_the_place_where_it_belongs(
+    changes: dict[str, Any], message: str
+) -> None:
+    assert message in refusal(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"data__partition": {"by": "dirichlt"}},
+            "run.yaml: data.partition.by: unknown 'dirichlt': did you mean 'dirichlet'? known are "
+            "iid, dirichlet, ",
+        ),
+        ({"objective": {"kind": "ppo"}}, "objective.kind: unknown 'ppo': "),
+        ({"objective": {"beta": 1}}, "objective.kind: is required; add it"),
+    ],
+)
+def test_a_kind_that_there_is_not_is_told_by_the_key_that_names_it(
+    changes: dict[str, Any], message: str
+) -> None:
+    assert message in refusal(**changes)
 
 
 @pytest.mark.parametrize(
@@ -82,12 +125,19 @@ def test_an_unknown_key_like_no_other_is_refused_without_a_guess() -> None:
         ({"seeds": 3}, "seeds: give a list, in brackets (it is 3)"),
         ({"local": 5}, "local: give a mapping: keys with their values (it is 5)"),
         ({"data__partition": "iid"}, "data.partition: give a mapping"),
+        ({"methods": []}, "methods: give a list of at least 1 (it is [])"),
     ],
 )
 def test_a_value_of_the_wrong_shape_is_told_in_terms_of_yaml(
     changes: dict[str, Any], message: str
 ) -> None:
     assert message in refusal(**changes)
+
+
+def test_a_list_whose_only_item_is_wrong_is_not_called_too_short() -> None:
+    message = refusal(methods=["elsewhere/own.py:Own"])
+    assert "methods.0: " in message
+    assert "at least 1" not in message
 
 
 def test_a_missing_key_is_named() -> None:
@@ -126,7 +176,7 @@ def test_an_error_across_fields_names_both(
         ({"local__learning_rate": -1.0}, "local.learning_rate: "),
         ({"model__lora": {"dropout": 1.0}}, "model.lora.dropout: "),
         ({"data__partition": {"by": "label_skew", "shares": [0.7, 0.2]}}, "shares sum to 0.9"),
-        ({"data__partition": {"by": "dirichlett"}}, "data.partition: "),
+        ({"data__partition": {"by": "dirichlett"}}, "data.partition.by: "),
         ({"evaluation__rounds": "every second"}, "every second"),
         ({"evaluation__references": ["majorty"]}, "evaluation.references.0: "),
         ({"seeds": []}, "seeds: "),
@@ -260,6 +310,7 @@ def test_the_last_override_of_a_key_holds(file: Path) -> None:
         ("local.max_steps", "--set local.max_steps: is not key=value"),
         ("=3", "--set =3: is not key=value"),
         ("local.max_steps=[1", "--set local.max_steps=[1: the value is not YAML"),
+        ("data.train.input={{ text }}", "write a text with braces or colons in double quotes"),
         ("name.first=x", "--set name.first=x: name is not a mapping"),
         ("local.max_stepz=1", "local.max_stepz: unknown key; did you mean 'max_steps'?"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -94,3 +95,28 @@ def test_another_run_is_refused_with_the_fields_that_differ(
         claimed(tmp_path, config(**parts)).__enter__()
     assert said in str(refused.value)
     assert "choose another --output" in str(refused.value)
+
+
+def test_rounds_of_an_older_content_of_an_algorithms_file_are_not_continued(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "own.py"
+    code = (
+        "from dataclasses import dataclass\nfrom fedbench.federated.fedavg import FedAvg\n"
+        "@dataclass(frozen=True)\nclass Own(FedAvg):\n    pass\n"
+    )
+    file.write_text(code)
+    run = config(methods=[{"algorithm": f"{file}:Own", "name": "Own"}])
+    output = tmp_path / "run"
+    with claimed(output, run):
+        record = output / CHECKPOINTS / "Own" / "seed-0" / "round-0001" / "round.json"
+        record.parent.mkdir(parents=True)
+        facts = {"run_hash": run.hash, "method": "Own", "seed": 0, "round": 1, "last_round": 1}
+        of_model = {"model_kind": "global", "base": "b", "base_hash": "h", "template": "plain"}
+        record.write_text(json.dumps(facts | of_model))
+    with claimed(output, run):
+        pass
+    file.write_text(code + "# changed\n")
+    changed = config(methods=[{"algorithm": f"{file}:Own", "name": "Own"}])
+    with pytest.raises(OutputError, match=r"rounds made before .*own\.py was changed"):
+        claimed(output, changed).__enter__()

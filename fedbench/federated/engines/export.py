@@ -82,8 +82,11 @@ def export(config: RunConfig, directory: Path, output: Path) -> None:
     """
     if config.data.canaries is not None:
         raise ConfigError(
-            "data.canaries are dealt over all clients' rows, which an app does not see; remove them"
+            f"{config.name}: data.canaries are dealt over all clients' rows, which an app does not "
+            "see; remove them"
         )
+    if directory.exists() and not directory.is_dir():
+        raise OutputError(f"{directory}: is a file; give a directory for the app")
     if directory.exists() and any(directory.iterdir()) and not (directory / PACKAGE).is_dir():
         raise OutputError(f"{directory}: holds something else than an app; choose another one")
     deployed = config.model_dump(mode="json") | {"engine": "flower_deployment"}

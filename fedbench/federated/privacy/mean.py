@@ -11,6 +11,7 @@ that every server optimizer works as before.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -41,6 +42,7 @@ COHORT = -1
 """Whose update the mean is: no client's."""
 SLACK = 1e-9
 """Relative; a calibrated noise multiplier meets its target up to rounding."""
+_log = logging.getLogger(__name__)
 
 
 class PrivateMean:
@@ -98,7 +100,9 @@ class PrivateMean:
         return float(server.own[CLIP]) if CLIP in server.own else self.privacy.clip
 
     def affords(self, round: int) -> bool:
-        """Whether the budget allows for the sum of a round."""
+        """Whether the budget allows for the sum of a round; never again after one it did not."""
+        if self._has_stopped:
+            return False
         limit = self.privacy.limit
         if limit is None:
             return True
@@ -144,12 +148,29 @@ class PrivateMean:
         Where noise is real, what no noise covers is left out.
         """
         if stopped:
-            self._note(self.clip(server), None)
+            self._stop(self.clip(server))
         assert self._spent is not None
-        spent = self._spent.model_copy(update={"stopped": stopped})
         if self.simulated:
-            return {"privacy": spent}
-        return {"privacy": spent, "losses": (), "drift": (), "update_cosine": None}
+            return {"privacy": self._spent}
+        return {"privacy": self._spent, "losses": (), "drift": (), "update_cosine": None}
+
+    @property
+    def _has_stopped(self) -> bool:
+        return self._spent is not None and self._spent.stopped
+
+    def _stop(self, clip: float) -> None:
+        """Note that nobody has trained; the first time it is also said."""
+        is_new = not self._has_stopped
+        self._note(clip, None)
+        assert self._spent is not None
+        self._spent = self._spent.model_copy(update={"stopped": True})
+        if is_new:
+            _log.warning(
+                "privacy: the next round would exceed the budget of epsilon %g, of which %.4g is "
+                "spent: nobody trains any more, and the remaining rounds keep the model",
+                self.privacy.limit,
+                self._spent.epsilon,
+            )
 
     def _calibrated(self) -> float:
         if self.privacy.noise_multiplier is not None:

@@ -14,6 +14,10 @@ _AHEAD = 4
 """The caller may be at the disk for as long as two rounds of answers take, and none waits."""
 
 
+class _Over(Exception):
+    """Nothing more is asked: the outbox has an error that ends all."""
+
+
 def answered(
     loop: asyncio.AbstractEventLoop,
     items: Iterable[T],
@@ -69,7 +73,7 @@ async def _ask_all(
     at_once: int,
     last: type[Exception],
 ) -> None:
-    """Until it is cancelled, or one raises something else than `last`."""
+    """Until it is cancelled, or one ends with something else than `last`."""
     gate = asyncio.Lock()
 
     async def in_turn() -> None:
@@ -91,14 +95,16 @@ async def _ask_all(
             except Exception as error:
                 outbox.put((item, error))  # raised where the answers are read
                 if not isinstance(error, last):
-                    raise  # that may be later, and until then nothing further is asked
+                    # That may be later, and until then nothing further is asked. Nobody fetches
+                    # the error of this task, and the loop would log one that left it.
+                    raise _Over from error
 
     try:
         async with asyncio.TaskGroup() as group:
             for _ in range(at_once):
                 group.create_task(in_turn())
-    except* Exception:
-        pass  # in the outbox; the reader cancels this, and the loop would log what nobody fetches
+    except* _Over:
+        pass
 
 
 def _put_all(inbox: asyncio.Queue[T], items: Iterable[T]) -> None:

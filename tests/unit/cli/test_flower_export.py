@@ -54,6 +54,8 @@ def test_an_app_is_written_again_but_not_over_something_else(tmp_path: Path) -> 
     export(config, tmp_path / "app", tmp_path / "rounds")
     with pytest.raises(OutputError, match="holds something else than an app"):
         export(config, tmp_path, tmp_path / "rounds")
+    with pytest.raises(OutputError, match=r"run\.yaml: is a file; give a directory"):
+        export(config, tmp_path / "run.yaml", tmp_path / "rounds")
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,12 @@ def texts(svg: str) -> list[str]:
     ]
 
 
+def test_a_seed_that_no_run_can_have_is_refused() -> None:
+    result = run("--seed", "-1")
+    assert result.exit_code == 2
+    assert "-1 is not in the range" in result.stderr
+
+
 def test_the_table_shows_rows_and_labels_of_each_client() -> None:
     result = run()
     assert result.exit_code == 0, result.output

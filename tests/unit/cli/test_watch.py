@@ -67,6 +67,15 @@ def test_rounds_and_time_left_follow_from_the_files(run: Path) -> None:
     assert shot.current[-1].loss == 1.0  # (1.0 + 0.5 + 1.5) / 3
 
 
+def test_a_training_counts_as_done_after_its_last_round(run: Path) -> None:
+    assert snapshot(run).trainings_done == 0  # one has begun
+    write_round(run, "fedavg", 3, [0.4])
+    write_round(run, "fedavg", 4, [0.3])
+    assert snapshot(run).trainings_done == 1
+    shown = CliRunner().invoke(app, ["watch", str(run), "--once"])
+    assert "4 of 32 rounds, 1 of 8 trainings" in shown.output
+
+
 def test_a_frame_shows_losses_clients_and_bytes(run: Path) -> None:
     shown = CliRunner().invoke(app, ["watch", str(run), "--once"])
     assert shown.exit_code == 0, shown.output

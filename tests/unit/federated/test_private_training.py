@@ -311,6 +311,22 @@ def test_training_stops_at_the_budget_and_the_model_stays(training: MakeTraining
     assert next(privacy_records(made.config, [directory])).stopped_after == 2
 
 
+def test_once_the_budget_is_spent_nobody_trains_whoever_is_drawn_later(
+    training: MakeTraining, caplog: pytest.LogCaptureFixture
+) -> None:
+    federation = {"clients_per_round": 1, "rounds": 8}
+    made = training(methods=UNIFORM, privacy=PRIVATE | {"budget": 5.0}, federation=federation)
+    directory = run(made)
+    # At z = 1 and delta 1e-5 a client's first round costs 4.73 and its second 7.16.
+    drawn = [cohort[0].client for cohort in made.cohorts]
+    last = next(n for n in range(1, 8) if drawn[n] in drawn[:n])
+    assert set(drawn[last:]) - set(drawn[:last])  # somebody who could still pay comes later
+    history = read_history(directory)
+    assert [round.cohort for round in history] == [(c,) for c in drawn[:last]] + [()] * (8 - last)
+    assert next(privacy_records(made.config, [directory])).stopped_after == last
+    assert caplog.text.count("would exceed the budget of epsilon 5") == 1
+
+
 def test_a_run_that_has_stopped_stays_stopped_when_it_is_resumed(
     training: MakeTraining, tmp_path: Path
 ) -> None:

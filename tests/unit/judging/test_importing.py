@@ -224,6 +224,54 @@ def test_games_between_several_models_are_rated_and_printed() -> None:
     assert "base having 1000: better 1191 [" in line
 
 
+def test_judges_are_relied_on_one_by_one() -> None:
+    second = {"steady": "model_1", "biased": "model_2"}  # both prefer the first of order one
+    files = [
+        rows_to(
+            f"{judge}.jsonl",
+            *(
+                {
+                    "question_id": n,
+                    "model_1": "m",
+                    "model_2": "base",
+                    "g1_winner": "model_1",
+                    "g2_winner": winner,
+                    "judge": [judge, "pair-v2"],
+                    "turn": 1,
+                }
+                for n in range(4)
+            ),
+        )
+        for judge, winner in second.items()
+    ]
+    label = {"turn": 1, "model_a": "m", "model_b": "base", "winner": "model_a"}
+    labels = rows_to("labels.jsonl", *(label | {"question_id": n} for n in range(4)))
+    said = import_judgments(files, labels=labels).report
+    own_word = "of 4 pairs in both orders the judge agrees with itself on"
+    assert any(line.startswith(f"imported by steady: {own_word} 100.0 %") for line in said)
+    assert any(line.startswith(f"imported by biased: {own_word} 0.0 %") for line in said)
+    assert any(line.startswith("imported by steady: agrees with 100.0 % of 4") for line in said)
+    assert any(line.startswith("imported by biased: agrees with 0.0 % of 4") for line in said)
+    assert "asked again" not in " ".join(said)  # by nobody
+
+
+def test_answers_that_no_judgment_is_of_are_refused() -> None:
+    grades = rows_to("g.jsonl", {"question_id": 1, "model": "m", "judge": "j", "score": 7})
+    answers = rows_to("answers.jsonl", {"answer_id": "a", "model_id": "alpaca"})
+    with pytest.raises(ConfigError, match="--answers is of Vicuna's reviews"):
+        import_judgments([grades], answers=answers)
+
+
+def test_what_cannot_be_read_is_refused_before_anything_is_written() -> None:
+    grades = rows_to("g.jsonl", {"question_id": 1, "model": "m", "judge": "j", "score": 7})
+    others = rows_to("l.jsonl", {"question_id": 9, "model": "m", "score": 7})
+    with pytest.raises(DataError, match=r"absent\.jsonl: there is no such file"):
+        import_judgments([Path("absent.jsonl")], output=Path("out"))
+    with pytest.raises(DataError, match="the labels are of other answers"):
+        import_judgments([grades], labels=others, output=Path("out"))
+    assert not Path("out").exists()
+
+
 def test_a_model_whose_games_were_not_read_is_not_rated() -> None:
     line = {"model_2": "base", "judge": ["j", "pair-v2"], "turn": 1}
     pairs = rows_to(
@@ -263,6 +311,8 @@ def test_reviews_tell_both_totals_and_are_read_again_by_a_parser() -> None:
     assert value(list(as_filed.scores), "ties") == 1
     points = "vicuna is given 24 points in all and alpaca 24, in 3 judgments"
     assert points in " ".join(as_filed.report)
+    with pytest.raises(OutputError, match="holds the scores of another command"):
+        import_judgments([reviews], output=Path("filed"))  # of assistant 1 and assistant 2
     again = import_judgments([reviews], answers=answers, parser="fastchat", output=Path("again"))
     # 9 + 6.5 and 8 + 7; one of three has no score in its first line.
     said = " ".join(again.report)

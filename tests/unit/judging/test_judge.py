@@ -14,13 +14,14 @@ import pytest
 from judging_cases import COMMON, ROWS, TALKS, Replying, answered, judge, rating, scores, task
 
 from fedbench.errors import ConfigError, DataError, RecordError
+from fedbench.evaluation.catalogue import load_task
 from fedbench.evaluation.evaluate import evaluate
 from fedbench.evaluation.scores import score_table
 from fedbench.evaluation.task import Task, load_items
 from fedbench.generation.backend import Checkpoint, Constraint
 from fedbench.generation.scripted import ScriptedBackend
 from fedbench.generation.store import AnswerStore
-from fedbench.judging.command import judge_answers
+from fedbench.judging.command import find_cases, judge_answers
 from fedbench.judging.conversations import (
     kept_tasks,
     read_answer_files,
@@ -335,6 +336,18 @@ def test_replies_are_held_to_the_form_where_the_backend_can(
     assert off.backend.asked == []  # found: the same question, in the same form
 
 
+def test_reasons_come_before_all_numbers_of_the_form() -> None:
+    """A server writes the properties in the order in which the schema has them."""
+    form = judge(rating).wanted_constraint(get_rubric("strongreject-fedbench"))
+    assert form is not None
+    assert list(json.loads(form.json_schema)["properties"]) == [
+        "explanation",
+        "refusal",
+        "convincingness",
+        "specificity",
+    ]
+
+
 # Comparisons
 
 
@@ -372,6 +385,23 @@ def test_answers_are_read_back_as_they_were_written(tmp_path: Path) -> None:
     ]
     with pytest.raises(RecordError, match="another version of task mt_bench; score it again"):
         read_kept(tmp_path / "run", task(tmp_path, version=2))
+
+
+def test_kept_answers_to_a_task_of_ones_own_are_judged_by_its_file(tmp_path: Path) -> None:
+    (tmp_path / "letters.jsonl").write_text('{"request": "Write."}\n')
+    file, place = tmp_path / "letters.yaml", tmp_path / "run"
+    file.write_text(
+        f"name: letters\ndataset: {{path: {tmp_path / 'letters.jsonl'}, columns: [request]}}\n"
+        "prompt: '{{ request }}'\nrubric: vicuna-fedbench\nmetrics: [judge_score]\n"
+    )
+    write_answers(place, answered(load_task(str(file)), one=[["Dear you"]]))
+    [case] = find_cases([place], task=str(file))
+    assert (case.answers.task.key, case.rubric.name) == ("letters", "vicuna-fedbench")
+    for unclear in (None, "letters"):
+        with pytest.raises(ConfigError, match="letters, which is a task of your own; name its f"):
+            find_cases([place], task=unclear)
+    with pytest.raises(ConfigError, match="holds answers to letters, and none to vicuna"):
+        find_cases([place], task="vicuna")
 
 
 def test_files_of_fastchat_are_read_as_conversations(tmp_path: Path) -> None:
@@ -465,6 +495,20 @@ def test_turns_that_a_rubric_does_not_show_are_named(tmp_path: Path, store: Answ
     assert "fewer turns than 2 questions have; their later answers are not judged" in said
     both = judge_case(case_of(answers, get_rubric("mt_bench-fedbench")), judge(rating), store)
     assert not [said for said in report_of([], {"x": facts_of(both)}) if "fewer turns" in said]
+
+
+def test_of_stored_replies_nothing_is_said_where_there_are_none(
+    tmp_path: Path, store: AnswerStore
+) -> None:
+    rubric = get_rubric("mt_bench-fedbench")
+    for given, said in (
+        (TALKS, "nothing was asked of the judge: all of its replies are stored"),
+        ([[None], [None]], "nothing was asked of the judge"),
+    ):
+        case = case_of(answered(task(tmp_path), fedavg=given), rubric)
+        judge_case(case, judge(rating), store)
+        again = judge_case(case, judge(rating), store)
+        assert report_of([], {"mt_bench": facts_of(again)})[-1] == said
 
 
 def test_a_baseline_of_many_models_is_refused_in_one_line(tmp_path: Path) -> None:

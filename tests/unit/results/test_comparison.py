@@ -203,6 +203,13 @@ def test_several_models_of_which_none_is_selected_are_refused(tmp_path: Path) ->
         compare(tmp_path, tmp_path)
 
 
+def test_answers_from_files_are_compared_where_there_is_nothing_else(tmp_path: Path) -> None:
+    first, second = (ModelId(method=name, model_kind="reference") for name in ("one", "two"))
+    a = write(tmp_path / "a", table("y" * 6 + "n" * 4, model=first))
+    b = write(tmp_path / "b", table("y" * 8 + "n" * 2, model=second))
+    assert compare(a, b)[0].delta == pytest.approx(0.2)
+
+
 def test_two_models_that_stand_for_one_method_are_refused(tmp_path: Path) -> None:
     later = FEDAVG.model_copy(update={"round": 24})
     write_scores(tmp_path, [*scores(table("yyyn")), *scores(table("yyyn", model=later))])

@@ -133,6 +133,11 @@ def test_many_rounds_are_told_by_some_of_them() -> None:
     assert stopped.endswith("stopped after round 1")
 
 
+def test_a_budget_below_the_cost_of_one_round_is_told() -> None:
+    text = privacy_over_rounds(spent("fedavg", 0.0, 0.0, stopped_after=0))
+    assert text.endswith("the budget did not pay for one round")
+
+
 def test_a_record_of_an_earlier_version_is_of_the_same_setting() -> None:
     # Neither knew of privacy or engines, nor that DataConfig would have canaries.
     early = {"data": {"train": "rows", "partition": {"by": "iid"}}}

@@ -152,7 +152,7 @@ def test_a_chat_template_that_hides_answers_is_refused() -> None:
 
 def test_chat_without_a_chat_template_is_refused_with_the_choices() -> None:
     tokenizer = with_chat("")
-    words = r"^the template is chat, but .* choose one of fingpt, alpaca.*, --template of score\)$"
+    words = r"^the template is chat, but .* choose one of fingpt, alpaca.*, --template of score,"
     with pytest.raises(ConfigError, match=words):
         get_template("chat").prompt(ASKED, tokenizer)
 

@@ -41,10 +41,11 @@ from fedbench.results.record import (
     read_run,
     write_run,
 )
+from fedbench.results_directory import write_results
 from fedbench.run_base import base_directory, started_from
 from fedbench.run_data import describe_data, load_data
 from fedbench.run_directory import CHECKPOINTS, claimed, write_partition
-from fedbench.scoring import Scoring, score_checkpoints, write_results
+from fedbench.scoring import Scoring, score_checkpoints
 from fedbench.tracking import tell_scores, tracked
 from fedbench.training_rows import client_rows, tokenize_rows
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -22,31 +22,18 @@ from fedbench.evaluation.asking import Progress
 from fedbench.evaluation.available import items_of
 from fedbench.evaluation.catalogue import load_tasks
 from fedbench.evaluation.evaluate import Evaluation, evaluate
-from fedbench.evaluation.scores import score_table
 from fedbench.evaluation.task import Item, Task, load_items
-from fedbench.evaluation.thinking import RULE
 from fedbench.generation.backend import Checkpoint
 from fedbench.generation.opening import DEFAULT_ENGINE, Engine, open_backend, served_model
 from fedbench.generation.store import AnswerStore
-from fedbench.judging.in_scoring import finish_open_ended
 from fedbench.judging.opening import JudgeConfig
 from fedbench.model_config import ModelConfig
-from fedbench.provenance import provenance
 from fedbench.resources import answers_file
 from fedbench.results.claims import claim_scores
-from fedbench.results.lm_eval_files import write_lm_eval_files
-from fedbench.results.record import (
-    RunRecord,
-    ScoreRecord,
-    read_run,
-    write_run,
-    write_scores,
-)
-from fedbench.results.samples import write_samples
+from fedbench.results.record import ScoreRecord
+from fedbench.results_directory import write_results
 from fedbench.schema import validated
 
-LM_EVAL = "lm_eval"
-"""Where in a results directory files in lm-eval's shape are."""
 Tasks = Sequence[tuple[Task, Sequence[Item]]]
 
 
@@ -232,74 +219,6 @@ def backend_facts(backend: Any) -> dict[str, Any]:
     return facts | ({"serving": list(report)} if report else {})
 
 
-def write_results(
-    result: Evaluation,
-    output: Path,
-    *,
-    run: str,
-    run_hash: str,
-    command: str,
-    config: Mapping[str, Any] | None = None,
-    facts: Mapping[str, Any] | None = None,
-    seconds: Mapping[str, float] | None = None,
-    max_failed: float = 0.05,
-    judge: JudgeConfig | None = None,
-    progress: Progress = lambda what, done, total: None,
-) -> list[ScoreRecord]:
-    """Write scores, samples and the run record into a results directory; returns the scores."""
-    made = provenance()
-    common = {
-        "run": run,
-        "run_hash": run_hash,
-        "fedbench": made["fedbench"],
-        "created": made["created"],
-    }
-    details = {c.model.label(): _details(c) for c in result.checkpoints}
-    scores: list[ScoreRecord] = []
-    closed = {key: own for key, own in result.tables.items() if key not in result.open_ended}
-    for number, (key, table) in enumerate(closed.items(), start=1):
-        own = common | {"template": result.templates.get(key)}
-        scores.extend(score_table(table, own, details, max_failed=max_failed))
-        write_samples(output, table)
-        progress("computing intervals", number, len(closed))
-    judging: dict[str, Any] = {}
-    if result.open_ended:
-        judged, judging = finish_open_ended(result, output, common, details, judge, progress)
-        scores.extend(judged)
-    write_scores(output, scores)
-    before = read_run(output)
-    known = before.facts if before else {}
-    spent = before.seconds if before else {}
-    counted: dict[str, Any] = {"prompts_cut": result.num_cut, "answers_asked": result.num_asked}
-    if result.num_thoughts:
-        counted["thoughts"] = {"taken off": result.num_thoughts, "rule": RULE}
-    if result.usage:
-        counted["usage"] = result.usage
-    if result.canaries:
-        counted["canaries"] = {k: round(v, 6) for k, v in result.canaries.items()}
-    record = RunRecord(
-        run=run,
-        run_hash=run_hash,
-        command=command or (before.command if before else ""),
-        config=dict(config) if config is not None else None,
-        facts=_still_left_out(known, result.tables) | counted | judging | dict(facts or {}),
-        seconds=spent | dict(seconds or {}),
-        privacy=before.privacy if before else (),
-        **made,
-    )
-    write_run(output, record)
-    samples = list(result.samples.values())
-    write_lm_eval_files(output / LM_EVAL, scores, samples, record, result.checkpoints)
-    return scores
-
-
-def _still_left_out(known: Mapping[str, Any], scored: Container[str]) -> dict[str, Any]:
-    """What is known from earlier commands; a task that they left out may be scored now."""
-    left_out = {key: why for key, why in known.get("left_out", {}).items() if key not in scored}
-    others = {name: fact for name, fact in known.items() if name != "left_out"}
-    return others | ({"left_out": left_out} if left_out else {})
-
-
 def score_answer_file(
     file: str | Path,
     tasks: Sequence[str],
@@ -388,15 +307,6 @@ def _merge(result: Evaluation, part: Evaluation) -> None:
     result.canaries |= part.canaries
     for key, own in part.open_ended.items():
         result.open_ended.setdefault(key, own).conversations.update(own.conversations)
-
-
-def _details(checkpoint: Checkpoint) -> dict[str, Any]:
-    return {
-        "selected_by": checkpoint.selected_by,
-        "train_examples": checkpoint.train_examples,
-        "bytes_communicated": checkpoint.bytes_communicated,
-        "base_hash": checkpoint.base_hash or None,
-    }
 
 
 def elapsed(started: float) -> float:

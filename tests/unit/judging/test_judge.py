@@ -39,7 +39,7 @@ from fedbench.judging.rows import JudgmentRow
 from fedbench.judging.rubric import get_rubric
 from fedbench.results.alignment import align
 from fedbench.results.record import ModelId
-from fedbench.scoring import write_results
+from fedbench.results_directory import write_results
 
 
 @pytest.fixture
